@@ -1,0 +1,30 @@
+"""Superscopes: amplify a vector from inside a language model and read, in words, what it means.
+
+hooks        record and patch module outputs, for the length of a `with` block
+models       find, check and load a language model
+activations  run a source prompt, keep what its blocks produced
+plans        what to interpret: prompts × tokens × components × layers × amplifiers, in order
+superscopes  the method: prefix → placeholder → new tokens, and the one loop over a plan
+scoring      the judge: cosine of sentence embeddings, success counts, the rotation null
+results      the files: prompts in, CSV and JSON out
+plots        every figure, from finished tables
+reproduce    the notebooks of the paper through papermill
+"""
+
+import os
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # the repository
+
+# No telemetry from the libraries underneath; read when they are first imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Progress bars are plain text on purpose: widgets leave their state in executed notebooks.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+
+class InputError(ValueError):
+    """Bad input. The message names the parameter, what was given and what is allowed."""
+
+    def __init__(self, parameter: str, given: object, allowed: str):
+        super().__init__(f"{parameter}={given!r}: {allowed}")

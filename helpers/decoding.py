@@ -1,0 +1,51 @@
+"""How new tokens are chosen when not greedily: seeded, row by row, so that batching never changes a row."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from torch import Tensor
+from transformers import TopPLogitsWarper
+
+from . import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw each new token from softmax(logits / temperature), cut to the likeliest tokens that sum to top_p.
+
+    The defaults are those of the paper's published runs (Llama-2-chat's generation config), which had no seed.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.9
+
+    def __post_init__(self):
+        if not (isinstance(self.temperature, Real) and 0 < self.temperature < math.inf):
+            raise InputError("temperature", self.temperature, "expected a number above 0 (0 is greedy in notebooks)")
+        if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+            raise InputError("top_p", self.top_p, "expected a number above 0, up to 1")
+
+    def choose(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """(rows,) token ids: where each row's uniform draw falls in its cumulated probabilities.
+
+        Args:
+            logits: (rows, vocabulary) float32.
+            draws: (rows,) float32 in [0, 1).
+        """
+        kept = TopPLogitsWarper(self.top_p)(None, logits / self.temperature)
+        cumulated = kept.softmax(-1).cumsum(-1)
+        found = torch.searchsorted(cumulated, draws[:, None] * cumulated[:, -1:], right=True).squeeze(1)
+        return found.clamp_max(logits.shape[1] - 1)
+
+
+def sampling(temperature: float, top_p: float) -> Sampling | None:
+    """The decoding of two plain numbers, as notebooks and the command line give them: temperature 0 is greedy."""
+    return None if temperature == 0 else Sampling(temperature, top_p)
+
+
+def uniform_draws(seeds: Sequence[int], count: int) -> Tensor:
+    """(rows, count) float32 in [0, 1), each row from a generator of its own."""
+    return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

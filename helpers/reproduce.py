@@ -1,0 +1,274 @@
+"""The notebooks of the paper through papermill: check every setting, run, publish what is complete."""
+
+import argparse
+import ast
+import difflib
+import inspect
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from traitlets.config import Config
+
+from . import ROOT, InputError
+from .decoding import sampling
+from .plans import Plan, make_plan
+from .results import read_prompts, results_folder, slug
+
+# In the order that they run: the plots read what the evaluations write.
+NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
+QUICK = {"num_prompts": 8, "layers": "1,4,7"}
+TEXT_TOO = ("token", "target_layer")  # parameters that take a number or a text
+START_SECONDS = 20  # of a notebook: its kernel, the imports, the models
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; see `./runme.sh help`. Returns the exit code: 0 done, 2 bad input, 3 rows that failed."""
+    parser = argparse.ArgumentParser(prog="runme.sh reproduce", usage=argparse.SUPPRESS, add_help=False)
+    parser.add_argument("--model")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", metavar="NOTEBOOK")
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE")
+    options = parser.parse_intermixed_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return reproduce(options.settings, options.model, options.quick, options.only)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing in the results was changed; the same command starts over.", file=sys.stderr)
+        return 130
+
+
+def reproduce(settings: list[str], model: str | None = None, quick: bool = False, only: str | None = None) -> int:
+    """Run the notebooks in a folder of their own, and move what they wrote to its place once all are through.
+
+    Args:
+        settings: NAME=VALUE of any notebook's parameters.
+        model: the same as a setting model=…
+        quick: few prompts and layers, into runs/quick/<model>/.
+        only: one notebook.
+
+    Raises:
+        InputError: before any weights load, whatever can be known by then.
+    """
+    if only and only not in NOTEBOOKS:
+        raise InputError("--only", only, f"expected one of {', '.join(NOTEBOOKS)}")
+    notebooks = [only] if only else NOTEBOOKS
+    defaults = {name: read_parameters(name) for name in notebooks}
+    given = parse_settings(settings, defaults)
+    if model:
+        given["model"] = _as_path(model)
+    parameters = {  # per notebook: what is given, or quick, or its own
+        name: own | {k: v for k, v in ((QUICK if quick else {}) | given).items() if k in own}
+        for name, own in defaults.items()
+    }
+    name = given.get("model") or defaults[notebooks[0]]["model"]
+    folder = results_folder(name, given.get("out_dir") or (f"runs/quick/{slug(name)}" if quick else ""))
+    _check_writable(folder)
+    _announce(name, parameters)
+
+    started = time.monotonic()
+    (ROOT / "runs").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{slug(name)}-", dir=ROOT / "runs") as staging:
+        for number, notebook in enumerate(notebooks, start=1):
+            print(f"[{number}/{len(notebooks)}] notebooks/{notebook}.ipynb", flush=True)
+            run_notebook(notebook, parameters[notebook], Path(staging), folder)
+        written = [path.relative_to(staging) for path in sorted(Path(staging).rglob("*")) if path.is_file()]
+        failed = sum(_failed_rows(Path(staging) / path) for path in written)
+        for path in written:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(Path(staging) / path, folder / path)
+    print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {_shown(folder)}/:")
+    print("\n".join(f"  {path}" for path in written))
+    if failed:
+        print(f"{failed} rows failed; the column `status` says which and why.", file=sys.stderr)
+    return 3 if failed else 0
+
+
+def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -> None:
+    """Execute one notebook, its results and its executed copy into `staging`; the copy names `folder` instead."""
+    out_dir = str(staging)
+    given = parameters | {"out_dir": out_dir}
+    source = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    # The kernel is this Python, whatever other "python3" the user's Jupyter knows.
+    own = f"{sys.prefix}/share/jupyter"
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([own, *filter(None, [os.environ.get("JUPYTER_PATH")])])
+    os.environ.setdefault("TQDM_MININTERVAL", "0.5" if sys.stderr.isatty() else "10")
+    try:
+        executed = papermill.execute_notebook(
+            source, None, given, kernel_name="python3", progress_bar=False, stderr_file=sys.stderr, cwd=ROOT,
+            config=Config(KernelManager={"transport_encryption": "auto"}),
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        if error.ename == "InputError":
+            raise _already_said(error.evalue) from None
+        raise
+    target = staging / "notebooks" / f"{notebook}.ipynb"
+    target.parent.mkdir(exist_ok=True)
+    nbformat.write(_for_readers(executed, out_dir, _shown(folder)), target)
+
+
+def read_parameters(notebook: str) -> dict:
+    """Names and defaults of a notebook's parameters cell."""
+    found = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+
+
+def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
+    """NAME=VALUE texts as values of the kind that the notebooks' defaults have.
+
+    Raises:
+        InputError: not of that form, an unknown name (the known ones are listed), or another kind of value.
+    """
+    known = {name: value for parameters in defaults.values() for name, value in parameters.items()}
+    given = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise InputError("setting", setting, "expected NAME=VALUE")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError("setting", name, f"unknown; {hint}known: {', '.join(known)}")
+        given[name] = _parse(name, text, known[name])
+    return given
+
+
+def plan_of(notebook: str, parameters: dict) -> Plan:
+    """The plan that an evaluation notebook makes of its parameters, which bear the names of make_plan's."""
+    shared = {name: parameters[name] for name in inspect.signature(make_plan).parameters if name in parameters}
+    return make_plan(
+        **shared
+        | {
+            "prompts": read_prompts(parameters["prompts"], parameters["num_prompts"]),
+            "components": notebook.removesuffix("_evaluation"),
+            "target_prompt": parameters["target_prompt"] or None,
+            "decoding": sampling(parameters["temperature"], parameters["top_p"]),
+        }
+    )
+
+
+def _announce(model: str, parameters: dict[str, dict]) -> None:
+    """Check the evaluations' settings against the model, and say rows and minutes."""
+    evaluations = {name: given for name, given in parameters.items() if name.endswith("_evaluation")}
+    if not evaluations:
+        return
+    plans = {name: plan_of(name, given) for name, given in evaluations.items()}  # before the slow imports
+    from .models import check_hardware, read_model
+    from .superscopes import check_batch_size
+
+    for given in evaluations.values():
+        check_batch_size(given["batch_size"] or None)
+        device = check_hardware(given["dtype"], given["device"])
+    card = read_model(model)
+    rows = {name: len(plan.items(card)) for name, plan in plans.items()}
+    per_row = _seconds_per_row(card, given["dtype"], device, given["max_new_tokens"])
+    minutes = (sum(rows.values()) * per_row + START_SECONDS * len(parameters)) / 60
+    parts = " + ".join(f"{count:,} {name.removesuffix('_evaluation')}" for name, count in rows.items())
+    print(f"{card.slug}: {parts} interpretations, about {max(1, round(minutes))} min on this {device.type}", flush=True)
+
+
+def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
+    """An estimate: twice the time of a row's matrix products, from a short measurement of this machine."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from .models import DTYPES
+
+    with torch.device("meta"):
+        weights = AutoModelForCausalLM.from_config(card.config).num_parameters()
+    a = torch.ones(256, card.width, dtype=DTYPES[dtype], device=device)
+    b = torch.ones(card.width, 4 * card.width, dtype=DTYPES[dtype], device=device)
+    times = []
+    for _ in range(8):
+        started = time.perf_counter()
+        (a @ b).sum().item()
+        times.append(time.perf_counter() - started)
+    per_product = min(times) / (len(a) * b.numel())  # seconds per row and weight
+    return 2 * per_product * weights * max_new_tokens
+
+
+def _parse(name: str, text: str, default: object) -> object:
+    """One value; numbers are plain ones (not nan, 1_000 or 007), lists are separated by commas."""
+    if isinstance(default, list):
+        items = [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",")]
+        return [_as_path(_number_or_text(item)) for item in items if item]
+    if name in TEXT_TOO:
+        return _number_or_text(text)
+    if isinstance(default, str):
+        return _as_path(text) if name in ("model", "prompts") else text
+    value = _number_or_text(text)
+    if not isinstance(value, (int, type(default))):
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise InputError(name, text, f"expected {kind}, like {default}")
+    return value
+
+
+def _number_or_text(text: str) -> int | float | str:
+    if re.fullmatch(r"[+-]?(0|[1-9]\d*)", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(0|[1-9]\d*)?\.\d*(e[+-]?\d+)?", text, re.IGNORECASE) and text not in (".", "+.", "-."):
+        return float(text)
+    return text.strip("\"'") if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _as_path(value: object) -> object:
+    """A path that exists from where the user stands, made absolute; anything else as it is."""
+    return str(Path(value).absolute()) if isinstance(value, str) and "/" in value and Path(value).exists() else value
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError("out_dir", str(folder), f"can't be written ({error.strerror})") from error
+
+
+def _for_readers(notebook: nbformat.NotebookNode, staging: str, folder: str) -> nbformat.NotebookNode:
+    """An executed notebook without progress bars, timings and this machine's paths."""
+    notebook.metadata.pop("papermill", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        cell.source = cell.source.replace(staging, folder)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return notebook
+
+
+def _failed_rows(path: Path) -> int:
+    if path.suffix != ".json":
+        return 0
+    status = json.loads(path.read_text(encoding="utf-8")).get("status", {})
+    return sum(count for kind, count in status.items() if kind != "ok")
+
+
+def _shown(folder: Path) -> str:
+    return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
+
+
+def _already_said(message: str) -> InputError:
+    """An InputError of a notebook, raised again here."""
+    error = InputError.__new__(InputError)
+    ValueError.__init__(error, message)
+    return error
+
+
+def _stop(signum, frame):
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

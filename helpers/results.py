@@ -1,0 +1,179 @@
+"""The files: prompts in; CSVs with the JSON of what made them out. Written atomically, read as text."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import ROOT, InputError
+from .plans import COMPONENTS, METHOD_VERSION, Plan
+
+PAPER_COLUMNS = ["source prompt", "token", "layer", "amplification value", "result"]
+GRID = ["component", "target layer", "target prompt", "seed", "source prompt", "position", "layer", "amplification value"]
+
+
+def slug(model: str) -> str:
+    """A model's name as its folder of results is called: an alias, a folder's or file's name, owner--name."""
+    path = Path(model).expanduser()
+    if path.suffix == ".gguf":
+        return path.stem.lower()
+    return (path.resolve().name if path.is_dir() else model.replace("/", "--")).lower()
+
+
+def results_folder(model: str, out_dir: str | Path = "") -> Path:
+    """Where a model's results go: `out_dir` (relative to the repository), or data/<model>/."""
+    return ROOT / (Path(out_dir).expanduser() if out_dir else Path("data") / slug(model))
+
+
+def evaluations(folder: Path) -> list[Path]:
+    """The evaluations' CSVs in a folder of results.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = [folder / f"{component}.csv" for component in COMPONENTS if (folder / f"{component}.csv").is_file()]
+    if not found:
+        raise InputError("results", str(folder), "no evaluation here yet; run an evaluation notebook, or name CSVs")
+    return found
+
+
+def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
+    """Source prompts from a CSV with a column `prompt`: the first `num_prompts`, or all (0).
+
+    Raises:
+        InputError: no such file or column, no prompts, or a blank one (with its row number).
+    """
+    file = ROOT / Path(path).expanduser()
+    if not file.is_file():
+        raise InputError("prompts", str(path), "no such file; expected a CSV with a column 'prompt'")
+    try:
+        table = pd.read_csv(file, keep_default_na=False, dtype=str, encoding="utf-8-sig")
+    except (ValueError, pd.errors.ParserError) as error:
+        raise InputError("prompts", str(path), f"not a CSV file ({error})") from error
+    if "prompt" not in table:
+        raise InputError("prompts", str(path), f"no column 'prompt'; its columns are {', '.join(table)}")
+    if not isinstance(num_prompts, int) or num_prompts < 0:
+        raise InputError("num_prompts", num_prompts, "expected a whole number; 0 is all")
+    prompts = table["prompt"].tolist()
+    if blank := [row for row, prompt in enumerate(prompts, start=2) if not prompt.strip()]:
+        raise InputError("prompts", str(path), f"blank in line {blank[0]}")
+    return prompts[: num_prompts or None]
+
+
+def save_results(rows: pd.DataFrame, path: str | Path) -> None:
+    """Write a table as CSV (RFC 4180, UTF-8, \\n) and its `.attrs`, what made it, as JSON beside it; each at once."""
+    table = rows.copy()
+    if "amplification value" in table:
+        table["amplification value"] = [np.format_float_positional(a, trim="-") for a in table["amplification value"]]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path.with_suffix(".json")) as file:
+        json.dump({**rows.attrs, "rows": len(rows), "status": _statuses(rows)}, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    with write_atomically(path) as file:
+        table.to_csv(file, index=False, lineterminator="\n")
+
+
+def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp_output") -> pd.DataFrame:
+    """Rows of one or more CSVs: ours, or five-column files as the paper's authors published them.
+
+    Texts stay as they are ("NA" is a text; newlines and quotes survive). A file without a `component` column gets
+    the one given; `.attrs["models"]` names the models that the JSONs beside the files tell of.
+
+    Raises:
+        InputError: no such file, not a CSV, a missing column, or no rows.
+    """
+    tables, models = [], []
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        file = ROOT / Path(path).expanduser()
+        if not file.is_file():
+            raise InputError("results", str(path), "no such file")
+        try:
+            table = pd.read_csv(file, keep_default_na=False, na_values={c: [""] for c in ("score", "seed", "rho")})
+        except (ValueError, pd.errors.ParserError) as error:
+            raise InputError("results", str(path), f"not a CSV file ({error})") from error
+        if missing := [column for column in PAPER_COLUMNS if column not in table]:
+            raise InputError("results", str(path), f"misses {missing}; its columns are {', '.join(map(str, table))}")
+        texts = ["source prompt", "token", "result"]
+        table[texts] = pd.read_csv(file, keep_default_na=False, usecols=texts, dtype=str)[texts]
+        if not pd.api.types.is_numeric_dtype(table["amplification value"]) or not len(table):
+            raise InputError("results", str(path), "expected rows with a number as amplification value")
+        if "component" not in table:
+            table["component"] = component
+        if (about := file.with_suffix(".json")).is_file():
+            models.append(json.loads(about.read_text(encoding="utf-8"))["model"]["name"])
+        tables.append(table)
+    rows = pd.concat(tables, ignore_index=True)
+    rows.attrs["models"] = list(dict.fromkeys(models))
+    return rows
+
+
+def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Gaps and repeats of a table of rows, per component: what is missing of prompt × layer × amplifier.
+
+    Returns:
+        gaps: grid points without a row; repeats: grid points with more than one, and how many.
+    """
+    keys = [column for column in GRID if column in rows]
+    counted = rows.groupby(keys, dropna=False, sort=False).size().rename("rows").reset_index()
+    gaps = []
+    axes = ["source prompt", "layer", "amplification value"]
+    for (component, patched), part in rows.assign(patched=rows["amplification value"] != 1).groupby(
+        ["component", "patched"], sort=False
+    ):  # α = 1 may stand in a file, and on layers, of its own
+        full = pd.MultiIndex.from_product([part[axis].unique() for axis in axes], names=axes)
+        missing = full.difference(pd.MultiIndex.from_frame(part[axes]), sort=False)
+        gaps.append(missing.to_frame(index=False).assign(component=component))
+    return pd.concat(gaps, ignore_index=True), counted[counted["rows"] > 1].reset_index(drop=True)
+
+
+def describe(lm, plan: Plan) -> dict:
+    """What makes the results of a plan on a model, and where they were made: the JSON beside a CSV."""
+    import torch
+
+    from .scoring import judge_fingerprint
+
+    return {
+        "method_version": METHOD_VERSION,
+        "model": {
+            "name": lm.slug,
+            "fingerprint": lm.fingerprint,
+            "gguf_file": lm.gguf_file,
+            "layers": lm.num_layers,
+            "width": lm.width,
+            "dtype": lm.dtype,
+            "attention": lm.attention,
+        },
+        "plan": plan.describe(),
+        "judge": {"name": "all-MiniLM-L6-v2", "fingerprint": judge_fingerprint()},
+        "machine": {"device": lm.device.type, "threads": torch.get_num_threads(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers", "pandas")},
+    }
+
+
+@contextmanager
+def write_atomically(path: Path, mode: str = "w") -> Iterator:
+    """A file that appears under its name when it is whole, or not at all."""
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _statuses(rows: pd.DataFrame) -> dict[str, int]:
+    return rows["status"].value_counts().to_dict() if "status" in rows else {}
