@@ -31,13 +31,15 @@ fingerprint() {
   { echo "$root"; cat "$root"/requirements.txt "$root"/requirements-models.txt "$root"/pyproject.toml; } | cksum
 }
 
+is_ready() { [ -x "$python" ] && [ "$(cat "$venv/.ready" 2>/dev/null)" = "$(fingerprint)" ]; }
+
 setup() {
-  [ -x "$python" ] && [ "$(cat "$venv/.ready" 2>/dev/null)" = "$(fingerprint)" ] && return
+  is_ready && return
   mkdir -p "$root/runs"
   if command -v flock >/dev/null; then
     exec 9>"$root/runs/.setup.lock"
     flock -n 9 || { say "another set-up of this folder is running; waiting for it"; flock 9; }
-    [ -x "$python" ] && [ "$(cat "$venv/.ready" 2>/dev/null)" = "$(fingerprint)" ] && return
+    is_ready && { exec 9>&-; return; }
   fi
 
   if ! "$python" -c '' 2>/dev/null; then

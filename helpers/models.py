@@ -9,7 +9,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from . import InputError
 from .hooks import record
@@ -143,7 +150,10 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
         raise InputError("source_options", sorted(unknown), "only 'revision' is known")
 
     card = read_model(name, **source_options)
-    where = {"gguf_file": card.gguf_file} if card.gguf_file else {"use_safetensors": True}
+    if card.gguf_file:  # always dequantised: packed kernels would fetch code and change results by what is installed
+        where = {"gguf_file": card.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    else:
+        where = {"use_safetensors": True}
     fingerprint = _fingerprint(card.folder, card.gguf_file, name)
     try:
         model = AutoModelForCausalLM.from_pretrained(

@@ -57,7 +57,7 @@ class Plan:
 
     prompts: tuple[str, ...]
     components: tuple[str, ...]
-    layers: str | int | tuple[int, ...]
+    layers: str | tuple[int, ...]
     amplifiers: tuple[float, ...]
     tokens: tuple[int | str, ...]
     target_layers: tuple[int | str, ...]
@@ -167,29 +167,29 @@ def make_plan(
     Raises:
         InputError: names the parameter, what was given and what is allowed.
     """
-    prompts = _once("prompts", [prompts] if isinstance(prompts, str) else prompts)
+    prompts = _once("prompts", prompts)
     for number, prompt in enumerate(prompts):
         _check_text(f"prompts[{number}]", prompt)
 
-    components = _once("components", [components] if isinstance(components, str) else components)
+    components = _once("components", components)
     for component in components:
         if component not in COMPONENTS:
             raise InputError("components", component, f"expected {', '.join(COMPONENTS)}")
 
-    layers = layers if isinstance(layers, (str, Integral)) else tuple(_once("layers", layers))
+    layers = layers if isinstance(layers, str) else _once("layers", layers)
     parse_layers(layers, None)
 
-    amplifiers = _once("amplifiers", [amplifiers] if isinstance(amplifiers, (str, Real)) else amplifiers)
+    amplifiers = _once("amplifiers", amplifiers)
     for amplifier in amplifiers:
         if not isinstance(amplifier, Real) or isinstance(amplifier, bool) or not math.isfinite(amplifier):
             raise InputError("amplifiers", amplifier, "expected finite numbers (in YAML 1e-3 is a text, 1.0e-3 a number)")
 
-    tokens = _once("token", [token] if isinstance(token, (str, Integral)) else token)
+    tokens = _once("token", token)
     for one in tokens:
         if not isinstance(one, (str, Integral)) or isinstance(one, bool) or one == "":
             raise InputError("token", one, "expected an index (negative from the end) or the text of a token")
 
-    target_layers = _once("target_layer", [target_layer] if isinstance(target_layer, (str, Integral)) else target_layer)
+    target_layers = _once("target_layer", target_layer)
     for target in target_layers:
         if target != "same" and (not isinstance(target, Integral) or isinstance(target, bool) or target < 0):
             raise InputError("target_layer", target, 'expected "same" or a layer, counted from 0')
@@ -235,7 +235,7 @@ def parse_layers(layers: str | int | Sequence[int], num_layers: int | None) -> l
         except ValueError:
             raise InputError("layers", layers, form) from None
     else:
-        ranges = [(layer,) for layer in ([layers] if isinstance(layers, Integral) else layers)]
+        ranges = [(layer,) for layer in _listed(layers)]
     for ends in ranges:
         whole = all(isinstance(end, Integral) and not isinstance(end, bool) for end in ends)
         if not whole or len(ends) > 2 or ends[0] > ends[-1]:
@@ -283,9 +283,14 @@ def _check_text(parameter: str, text: object) -> None:
         raise InputError(parameter, text, "NUL and lone surrogates can't be tokenized")
 
 
-def _once(parameter: str, values: Iterable) -> tuple:
+def _listed(values: object) -> list:
+    """A setting that may be one value or several, as a list."""
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else [values]
+
+
+def _once(parameter: str, values: object) -> tuple:
     """The values without repeats, in order."""
-    values = list(values)
+    values = _listed(values)
     if not values:
         raise InputError(parameter, values, "expected at least one")
     once = tuple(dict.fromkeys(values))

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from traitlets.config import Config
 
 from . import ROOT, InputError
 from .decoding import sampling
@@ -67,7 +66,7 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
     defaults = {name: read_parameters(name) for name in notebooks}
     given = parse_settings(settings, defaults)
     if model:
-        given["model"] = _as_path(model)
+        given["model"] = _as_path("model", model)
     parameters = {  # per notebook: what is given, or quick, or its own
         name: own | {k: v for k, v in ((QUICK if quick else {}) | given).items() if k in own}
         for name, own in defaults.items()
@@ -82,7 +81,8 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
     with tempfile.TemporaryDirectory(prefix=f"{slug(name)}-", dir=ROOT / "runs") as staging:
         for number, notebook in enumerate(notebooks, start=1):
             print(f"[{number}/{len(notebooks)}] notebooks/{notebook}.ipynb", flush=True)
-            run_notebook(notebook, parameters[notebook], Path(staging), folder)
+            changed = {k: v for k, v in parameters[notebook].items() if v != defaults[notebook][k]}
+            run_notebook(notebook, changed, Path(staging), folder)
         written = [path.relative_to(staging) for path in sorted(Path(staging).rglob("*")) if path.is_file()]
         failed = sum(_failed_rows(Path(staging) / path) for path in written)
         for path in written:
@@ -107,7 +107,7 @@ def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -
     try:
         executed = papermill.execute_notebook(
             source, None, given, kernel_name="python3", progress_bar=False, stderr_file=sys.stderr, cwd=ROOT,
-            config=Config(KernelManager={"transport_encryption": "auto"}),
+            extra_arguments=["--log-level=CRITICAL"],  # of the kernel's own log; errors in cells come as messages
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         if error.ename == "InputError":
@@ -202,11 +202,11 @@ def _parse(name: str, text: str, default: object) -> object:
     """One value; numbers are plain ones (not nan, 1_000 or 007), lists are separated by commas."""
     if isinstance(default, list):
         items = [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",")]
-        return [_as_path(_number_or_text(item)) for item in items if item]
+        return [_as_path(name, _number_or_text(item)) for item in items if item]
     if name in TEXT_TOO:
         return _number_or_text(text)
     if isinstance(default, str):
-        return _as_path(text) if name in ("model", "prompts") else text
+        return _as_path(name, text)
     value = _number_or_text(text)
     if not isinstance(value, (int, type(default))):
         kind = "a whole number" if isinstance(default, int) else "a number"
@@ -217,14 +217,16 @@ def _parse(name: str, text: str, default: object) -> object:
 def _number_or_text(text: str) -> int | float | str:
     if re.fullmatch(r"[+-]?(0|[1-9]\d*)", text):
         return int(text)
-    if re.fullmatch(r"[+-]?(0|[1-9]\d*)?\.\d*(e[+-]?\d+)?", text, re.IGNORECASE) and text not in (".", "+.", "-."):
+    if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?", text, re.IGNORECASE):
         return float(text)
     return text.strip("\"'") if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
-def _as_path(value: object) -> object:
-    """A path that exists from where the user stands, made absolute; anything else as it is."""
-    return str(Path(value).absolute()) if isinstance(value, str) and "/" in value and Path(value).exists() else value
+def _as_path(name: str, value: object) -> object:
+    """A file or folder that exists from where the user stands, made absolute; anything else as it is."""
+    named = name in ("prompts", "results") or (name == "model" and ("/" in str(value) or str(value).endswith(".gguf")))
+    path = Path(str(value)).expanduser()
+    return str(path.absolute()) if named and path.exists() else value
 
 
 def _check_writable(folder: Path) -> None:

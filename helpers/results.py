@@ -54,7 +54,7 @@ def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
     if not file.is_file():
         raise InputError("prompts", str(path), "no such file; expected a CSV with a column 'prompt'")
     try:
-        table = pd.read_csv(file, keep_default_na=False, dtype=str, encoding="utf-8-sig")
+        table = pd.read_csv(file, keep_default_na=False, dtype=str, skip_blank_lines=False, encoding="utf-8-sig")
     except (ValueError, pd.errors.ParserError) as error:
         raise InputError("prompts", str(path), f"not a CSV file ({error})") from error
     if "prompt" not in table:
@@ -62,8 +62,8 @@ def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
     if not isinstance(num_prompts, int) or num_prompts < 0:
         raise InputError("num_prompts", num_prompts, "expected a whole number; 0 is all")
     prompts = table["prompt"].tolist()
-    if blank := [row for row, prompt in enumerate(prompts, start=2) if not prompt.strip()]:
-        raise InputError("prompts", str(path), f"blank in line {blank[0]}")
+    if blank := [row for row, prompt in enumerate(prompts, start=1) if not prompt.strip()]:
+        raise InputError("prompts", str(path), f"row {blank[0]} is blank")
     return prompts[: num_prompts or None]
 
 
@@ -108,7 +108,7 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
         if "component" not in table:
             table["component"] = component
         if (about := file.with_suffix(".json")).is_file():
-            models.append(json.loads(about.read_text(encoding="utf-8"))["model"]["name"])
+            models += [model["name"]] if (model := json.loads(about.read_text(encoding="utf-8")).get("model")) else []
         tables.append(table)
     rows = pd.concat(tables, ignore_index=True)
     rows.attrs["models"] = list(dict.fromkeys(models))

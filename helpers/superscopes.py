@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from . import InputError
 from .activations import capture, iter_captures
-from .decoding import Sampling, uniform_draws
+from .decoding import Sampling
 from .hooks import patch
 from .models import LanguageModel
 from .plans import Plan, TargetPrompt, locate, make_plan
@@ -49,7 +49,8 @@ class PatchedPrompt:
         if position:
             lm.model(ids[:, :position], past_key_values=self.prefix, logits_to_keep=1)
         self.placeholder_norms = capture(lm, target_prompt.text).hidden_state[:, position].float().norm(dim=-1).cpu()
-        cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in self.prefix.layers)
+        cached = [layer for layer in self.prefix.layers if layer.is_initialized]
+        cache_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cached)
         self.row_bytes = 4 * cache_bytes + 16 * lm.model.config.get_text_config().vocab_size  # generous
 
     @torch.inference_mode()
@@ -76,7 +77,7 @@ class PatchedPrompt:
         for layer in cache.layers:
             if layer.is_initialized:  # views of one prefix: the first new token makes them rows of their own
                 layer.keys, layer.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
-        draws = uniform_draws(seeds, max_new_tokens).to(self.lm.device) if decoding else None
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds] if decoding else None
         stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), device=self.lm.device)
 
         with patch(self.lm.blocks, target_layers, vectors, position=0):  # the only pass that is patched
@@ -88,7 +89,7 @@ class PatchedPrompt:
             chosen = logits.argmax(-1)  # of logits with a NaN, the NaN
             usable = logits.gather(1, chosen[:, None]).squeeze(1).isfinite()
             if decoding:
-                chosen = torch.where(usable, decoding.choose(logits, draws[:, step]), chosen)
+                chosen = torch.where(usable, decoding.choose(logits, generators), chosen)
             finite = finite & (usable | ended)
             new_tokens.append(chosen)
             ended = ended | torch.isin(chosen, stop_tokens)

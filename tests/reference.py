@@ -1,0 +1,42 @@
+"""The plain way, kept for ever: one vector at a time, one `generate` with one hook, a batch of one.
+
+Written without the project's own capture, hooks or engine, so that they can be checked against it.
+"""
+
+import torch
+
+
+@torch.no_grad()
+def plain_vector(model, tokenizer, prompt, component, layer, position):
+    """The vector of a component at (layer, position), read by hooks on Llama's own modules."""
+    block, seen = model.model.layers[layer], {}
+    handles = [
+        block.register_forward_hook(lambda module, args, output: seen.update(hidden_state=output)),
+        block.mlp.register_forward_hook(lambda module, args, output: seen.update(mlp_output=output)),
+        block.self_attn.register_forward_hook(lambda module, args, output: seen.update(attention_output=output[0])),
+    ]
+    try:
+        model(tokenizer(prompt, return_tensors="pt").input_ids)
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen["pre_mlp_residual"] = seen["hidden_state"] - seen["mlp_output"]
+    return seen[component][0, position]
+
+
+@torch.no_grad()
+def plain_interpret(model, tokenizer, vector, target_layer, target_text, placeholder=-1, max_new_tokens=10):
+    """What the model writes when block `target_layer`'s output at the placeholder is `vector`."""
+    inputs = tokenizer(target_text, return_tensors="pt")
+    length = inputs.input_ids.shape[1]
+
+    def overwrite(module, args, output):
+        if output.shape[1] == length:  # the pass that reads the prompt; later passes read one new token each
+            output[0, placeholder] = vector.to(output.dtype)
+
+    handle = model.model.layers[target_layer].register_forward_hook(overwrite)
+    try:
+        tokens = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+    finally:
+        handle.remove()
+    return tokenizer.decode(tokens[0, length:], skip_special_tokens=True)

@@ -1,0 +1,53 @@
+"""What is captured is what the names say."""
+
+import pytest
+import torch
+
+from helpers import InputError
+from helpers.activations import capture, capture_batch
+from helpers.hooks import record
+from helpers.results import read_prompts
+
+
+@pytest.mark.parametrize("model", ["lm", "tiny"])
+def test_input_plus_attention_plus_mlp_is_output(model, request):
+    lm = request.getfixturevalue(model)
+    prompt = "Diana, Princess of Wales"
+    activations = capture(lm, prompt)
+    with record({}, {layer: block for layer, block in enumerate(lm.blocks)}) as inputs, torch.inference_mode():
+        lm.model(torch.tensor([lm.token_ids(prompt)]))
+    for layer in range(lm.num_layers):
+        total = inputs[layer][0] + activations["attention_output"][layer] + activations["mlp_output"][layer]
+        torch.testing.assert_close(total, activations["hidden_state"][layer], rtol=1e-4, atol=1e-3)
+        if layer:
+            assert (inputs[layer][0] == activations["hidden_state"][layer - 1]).all()
+
+
+def test_pre_mlp_residual_is_the_papers_formula(lm):
+    activations = capture(lm, "Star Wars")
+    difference = activations["hidden_state"] - activations["mlp_output"]
+    assert (activations["pre_mlp_residual"] == difference).all()
+    assert difference.shape == (lm.num_layers, len(activations.tokens), lm.width)
+
+
+def test_last_hidden_state_is_before_the_final_norm(lm):
+    last = capture(lm, "Star Wars")["hidden_state"][-1]
+    with torch.inference_mode():
+        normed = lm.model.model(torch.tensor([lm.token_ids("Star Wars")])).last_hidden_state[0]
+    torch.testing.assert_close(lm.model.model.norm(last), normed, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(last, normed, atol=1e-2)
+
+
+def test_a_batch_equals_one_at_a_time(lm):
+    prompts = read_prompts("data/prompts.csv")[:12] + ["A longer prompt of quite a few more tokens than the others"]
+    for prompt, batched in zip(prompts, capture_batch(lm, prompts), strict=True):
+        alone = capture(lm, prompt)
+        assert batched.tokens == alone.tokens == lm.decoded_tokens(prompt)
+        for component in ("hidden_state", "mlp_output", "attention_output"):
+            error = (batched[component] - alone[component]).norm(dim=-1) / alone[component].norm(dim=-1)
+            assert error.max() < 1e-4
+
+
+def test_an_unknown_component_lists_the_known(lm):
+    with pytest.raises(InputError, match="mlp_output.*hidden_state"):
+        capture(lm, "Titanic")["mlp"]

@@ -1,0 +1,105 @@
+"""Finding, checking and refusing models."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from helpers import ROOT, InputError
+from helpers.models import EMBEDDED, load_model, read_model
+
+
+def test_the_embedded_model(lm):
+    assert (lm.num_layers, lm.width, lm.dtype) == (30, 576, "float32")
+    assert lm.fingerprint == EMBEDDED["smollm2-135m"][2][:16]
+    assert lm.decoded_tokens("Diana, Princess of Wales") == ["D", "iana", ",", " Princess", " of", " Wales"]
+
+
+def test_the_same_gguf_by_its_path_is_the_same_model(lm):
+    card = read_model(str(lm.folder / lm.gguf_file))
+    assert card.token_ids("Star Wars") == lm.token_ids("Star Wars") and card.slug == "smollm2-135m-instruct.q4_1"
+
+
+def test_a_folder_of_safetensors(tiny, tiny_folder):
+    assert (tiny.num_layers, tiny.width, tiny.slug) == (3, 32, "tiny-llama")
+    assert load_model(str(tiny_folder)).fingerprint == tiny.fingerprint
+
+
+def test_the_fingerprint_sees_a_changed_config(tiny, tiny_folder, tmp_path):
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rope_theta": 5000.0}))
+    assert load_model(str(other)).fingerprint != tiny.fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lower_precision_passes_its_own_check(tiny_folder, dtype):
+    assert load_model(str(tiny_folder), dtype=dtype).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "smolm2"}, "model='smolm2': expected smollm2-135m"),
+        ({"name": "/no/such.gguf"}, "model="),
+        ({"name": "smollm2-135m", "dtype": "int8"}, "dtype='int8': expected one of float32"),
+        ({"name": "smollm2-135m", "device": "tpu"}, "device='tpu': not on this machine"),
+        ({"name": "smollm2-135m", "trust_remote_code": True}, "trust_remote_code"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings, words):
+    with pytest.raises(InputError, match=words) as error:
+        load_model(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="pickled weights are refused"):
+        load_model(str(tmp_path))
+
+
+def test_truncated_weights_are_one_sentence(tiny_folder, tmp_path):
+    broken = shutil.copytree(tiny_folder, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:10_000])
+    with pytest.raises(InputError, match="weights can't be loaded"):
+        load_model(str(broken))
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (
+            lambda: Gemma2ForCausalLM(
+                Gemma2Config(vocab_size=49152, hidden_size=32, intermediate_size=64, num_hidden_layers=2, head_dim=8,
+                             num_attention_heads=4, num_key_value_heads=2)
+            ),
+            "gemma2 is not Llama-like: in block 0",
+        ),
+        (lambda: GPT2LMHeadModel(GPT2Config(vocab_size=49152, n_embd=32, n_layer=2, n_head=4)), "gpt2 is not Llama-like"),
+    ],
+)  # fmt: skip
+def test_a_family_whose_parts_are_not_what_we_call_them_is_refused(lm, tmp_path, model, words):
+    model().save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=words):
+        load_model(str(tmp_path))
+
+
+def test_no_network_without_a_hub_id():
+    """Load, sweep and score with every connection refused, and without the libraries' own offline switch."""
+    script = """
+import os, socket
+os.environ.pop("HF_HUB_OFFLINE", None)
+def refuse(*a, **k): raise SystemExit("a connection was tried")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from helpers.models import load_model
+from helpers.superscopes import sweep
+print(len(sweep(load_model("smollm2-135m"), ["Titanic"], layers=1, amplifiers=1)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr

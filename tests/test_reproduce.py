@@ -1,0 +1,153 @@
+"""The notebooks, run as users run them, and the settings that they refuse."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+
+from helpers import ROOT, InputError
+from helpers.reproduce import NOTEBOOKS, QUICK, main, parse_settings, plan_of, read_parameters
+from helpers.results import read_results
+from helpers.superscopes import ROW_COLUMNS
+
+DEFAULTS = {name: read_parameters(name) for name in NOTEBOOKS}
+
+
+def test_every_notebook_on_a_small_setting(tmp_path, capfd):
+    """One real run of all three: files, rows, figure, executed copies."""
+    assert main(["num_prompts=3", "layers=1,5", "amplifiers=1,4", f"out_dir={tmp_path}"]) == 0
+    said = capfd.readouterr().out
+    assert "smollm2-135m: 12 mlp_output + 12 hidden_state interpretations, about 1 min" in said
+    for component, target in (("mlp_output", None), ("hidden_state", 0)):
+        rows = read_results(tmp_path / f"{component}.csv")
+        assert tuple(rows.columns) == ROW_COLUMNS and len(rows) == 12
+        assert set(rows["component"]) == {component}
+        assert (rows["target layer"] == (rows["layer"] if target is None else target)).all()
+        assert json.loads((tmp_path / f"{component}.json").read_text())["plan"]["prompts"] == 3
+    counts = pd.read_csv(tmp_path / "layer_success.csv")
+    assert len(counts) == 8 and set(counts["method"]) == {"Patchscopes", "Superscopes"}
+    assert (tmp_path / "layer_success.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "layer_success.pdf").read_bytes().startswith(b"%PDF")
+    for name in NOTEBOOKS:
+        text = (tmp_path / "notebooks" / f"{name}.ipynb").read_text()
+        assert "papermill" not in json.loads(text)["metadata"] and str(ROOT) not in text and "stderr" not in text
+    assert not [path for path in (ROOT / "runs").glob("smollm2-135m-*")], "the staging folder is gone"
+
+    # The figure alone, of a published file without scores, in a folder with a space.
+    published = tmp_path / "their results.csv"
+    rows[["source prompt", "token", "layer", "amplification value", "result"]].to_csv(published, index=False)
+    out = tmp_path / "published results"
+    settings = [f"results={published}", "model=llama-2-13b-chat", f"out_dir={out}"]
+    assert main(["--only", "layer_success_plots", *settings]) == 0
+    assert (pd.read_csv(out / "layer_success.csv")["component"] == "mlp_output").all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["modle=x"], "setting='modle': unknown; did you mean 'model'? known: model, dtype"),
+        (["layers"], "setting='layers': expected NAME=VALUE"),
+        (["--only", "figure3"], "--only='figure3': expected one of mlp_output_evaluation"),
+        (["layers=1-40"], "layers=40: this model has layers 0–29"),
+        (["layers=x"], "layers='x': expected"),
+        (["token=Zebra"], "token='Zebra': is not in 'Pink Floyd'; its tokens are 0:'P'"),
+        (["num_prompts=many"], "num_prompts='many': expected a whole number"),
+        (["num_prompts=-1"], "num_prompts=-1"),
+        (["amplifiers=1,nan"], "amplifiers='nan': expected finite"),
+        (["amplifiers="], "amplifiers=[]: expected at least one"),
+        (["batch_size=-1"], "batch_size=-1: expected"),
+        (["seed=1.5"], "seed='1.5': expected a whole number"),
+        (["seed=007"], "seed='007': expected a whole number"),
+        (["seed=1_000"], "seed='1_000': expected a whole number"),
+        (["temperature=hot"], "temperature='hot': expected a number"),
+        (["temperature=1", "top_p=2"], "top_p=2"),
+        (["target_layer=30"], "target_layer=30"),
+        (["max_new_tokens=0"], "max_new_tokens=0"),
+        (["dtype=int8"], "dtype='int8'"),
+        (["device=tpu"], "device='tpu'"),
+        (["prompts=no.csv"], "prompts='no.csv': no such file"),
+        (["--model", "smolm2"], "model='smolm2': expected smollm2-135m"),
+        (["out_dir=/proc/nowhere"], "out_dir='/proc/nowhere': can't be written"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capfd):
+    assert main(arguments) == 2
+    said = capfd.readouterr()
+    assert said.err.startswith(words) and said.err.count("\n") == 1 and not said.out
+
+
+def test_an_empty_prompt_is_refused(tmp_path, capfd):
+    (tmp_path / "prompts.csv").write_text('prompt\nTitanic\n""\n')
+    assert main([f"prompts={tmp_path / 'prompts.csv'}"]) == 2
+    assert "row 2 is blank" in capfd.readouterr().err
+
+
+def test_bad_input_that_only_a_notebook_sees_is_exit_code_2_too(tmp_path, capfd):
+    arguments = ["--only", "layer_success_plots", "results=nowhere.csv", f"out_dir={tmp_path}"]
+    assert main(arguments) == 2
+    assert capfd.readouterr().err.strip().endswith("results='nowhere.csv': no such file")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_changes_nothing(tmp_path, signum, code):
+    """Stopped while the first notebook computes."""
+    command = [sys.executable, "-m", "helpers.reproduce", "--only", "mlp_output_evaluation", f"out_dir={tmp_path}"]
+    env = os.environ | {"TQDM_MININTERVAL": "0"}
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    seen = ""
+    while "row/s]" not in seen:  # the first bar is drawn: the model is loaded and the sweep has begun
+        seen += (letter := run.stderr.read(1))
+        assert letter, f"ended early: {seen}"
+    time.sleep(1)
+    run.send_signal(signum)
+    _, rest = run.communicate(timeout=60)
+    assert run.returncode == code, rest
+    assert not list(tmp_path.iterdir()) and not list((ROOT / "runs").glob("smollm2-135m-*"))
+
+
+def test_settings_take_the_kind_of_the_default():
+    settings = ["layers=all", "amplifiers=1,1.5, 2e0", "token=Wales", "target_layer=3", "seed=5", "temperature=0.6"]
+    given = parse_settings([*settings, "target_prompt=a: b, x"], DEFAULTS)
+    assert given == {
+        "layers": "all", "amplifiers": [1, 1.5, 2.0], "token": "Wales", "target_layer": 3, "seed": 5,
+        "temperature": 0.6, "target_prompt": "a: b, x",
+    }  # fmt: skip
+    assert parse_settings(["token=-2", "results=a.csv,b.csv"], DEFAULTS) == {"token": -2, "results": ["a.csv", "b.csv"]}
+    assert parse_settings(['token="5"'], DEFAULTS) == {"token": "5"}
+
+
+def test_the_papers_settings_are_the_defaults():
+    mlp = plan_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"])
+    assert (mlp.components, mlp.layers, mlp.amplifiers) == (("mlp_output",), "1-7", (1, 3, 6, 9, 12, 15))
+    assert (mlp.target_layers, len(mlp.prompts), mlp.max_new_tokens, mlp.decoding) == (("same",), 48, 10, None)
+    hidden = plan_of("hidden_state_evaluation", DEFAULTS["hidden_state_evaluation"])
+    assert (hidden.components, hidden.target_layers) == (("hidden_state",), (0,))
+    assert hidden.amplifiers == (1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_keep_the_house_rules(name):
+    """Sources without outputs; literals first; no functions, no path tricks; each parameter explained."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    assert code[0].metadata.tags == ["parameters"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert all("  # " in line for line in code[0].source.splitlines())
+    tree = ast.parse("\n".join(cell.source for cell in code))
+    assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assert "sys.path" not in "".join(cell.source for cell in code)
+    assert set(QUICK) <= set(DEFAULTS["mlp_output_evaluation"])
+
+
+def test_wrong_parameters_raise_in_the_helpers_too():
+    with pytest.raises(InputError):
+        plan_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"] | {"layers": "1-40x"})
