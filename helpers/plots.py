@@ -50,7 +50,8 @@ def layer_success(
             if reference is not None:
                 _draw_reference(axes, reference[reference["component"] == component], rows)
             prompts, target = rows[["prompts", "target"]].iloc[0]
-            title = component.replace("mlp", "MLP").replace("_", " ") + (f", patched into {target}" if target else "")
+            into = {"": "", "same": ", patched into the same layer"}.get(target, f", patched into layer {target}")
+            title = component.replace("mlp", "MLP").replace("_", " ") + into
             axes.set(title=title[0].upper() + title[1:], xlabel="source layer (from 0)", ylim=(0, prompts * 1.02))
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_xmargin(0.06)

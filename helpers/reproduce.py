@@ -164,6 +164,7 @@ def _announce(model: str, parameters: dict[str, dict]) -> None:
     if not evaluations:
         return
     plans = {name: plan_of(name, given) for name, given in evaluations.items()}  # before the slow imports
+    print("checking the settings against the model …", flush=True)
     from .models import check_hardware, read_model
     from .superscopes import check_batch_size
 

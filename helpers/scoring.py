@@ -175,15 +175,15 @@ def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd
 
 
 def _target(component: str, rows: pd.DataFrame) -> str:
-    """Where the rows were patched: "the same layer", "layer 0", or "" if a published file doesn't say."""
+    """Where the rows were patched: "same", a layer, or "" if a published file doesn't say."""
     if "target layer" not in rows or rows["target layer"].isna().any():
         return ""
     if (rows["target layer"] == rows["layer"]).all():
-        return "the same layer"
+        return "same"
     targets = rows["target layer"].unique()
     if len(targets) > 1 or rows["target prompt"].nunique() > 1:
         raise InputError(f"target layer of {component}", targets.tolist(), "counts need one target layer and prompt")
-    return f"layer {targets[0]}"
+    return str(targets[0])
 
 
 def _null(counts: np.ndarray) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from . import InputError
-from .activations import capture, iter_captures
+from .activations import Sources, capture
 from .decoding import Sampling
 from .hooks import patch
 from .models import LanguageModel
@@ -78,7 +78,7 @@ class PatchedPrompt:
             if layer.is_initialized:  # views of one prefix: the first new token makes them rows of their own
                 layer.keys, layer.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds] if decoding else None
-        stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), device=self.lm.device)
+        stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), dtype=torch.long, device=self.lm.device)
 
         with patch(self.lm.blocks, target_layers, vectors, position=0):  # the only pass that is patched
             logits = self._next_logits(self.tail.expand(rows, -1), cache)
@@ -154,8 +154,8 @@ def run(
 ) -> Iterator[pd.DataFrame]:
     """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
 
-    Batches are cut from the plan, and a batch reads its own source vectors, so that memory is bounded by
-    `batch_size` and any batch can be computed alone, with the same result.
+    Batches are cut from the plan, so that any of them can be computed alone, with the same result; memory is bounded
+    by `batch_size`, not by the length of the plan.
 
     Args:
         batch_size: rows at a time; chosen once, here, if left out.
@@ -170,11 +170,12 @@ def run(
     items = plan.items(lm)
     items["id"] = plan.ids(items, lm)
     prompt = PatchedPrompt(lm, plan.target_prompt)
+    sources = Sources(lm, plan.prompts)
     size = _batch_size(batch_size, prompt)
 
     def batches():
         for start in range(0, len(items), size):
-            rows = _run_batch(prompt, plan, items.iloc[start : start + size])
+            rows = _run_batch(prompt, sources, plan, items.iloc[start : start + size])
             rows.attrs["batch_size"] = size
             yield rows
             if progress:
@@ -183,10 +184,10 @@ def run(
     return batches()
 
 
-def _run_batch(prompt: PatchedPrompt, plan: Plan, items: pd.DataFrame) -> pd.DataFrame:
+def _run_batch(prompt: PatchedPrompt, sources: Sources, plan: Plan, items: pd.DataFrame) -> pd.DataFrame:
     lm = prompt.lm
     amplifiers = torch.tensor(items["amplification value"].array, dtype=torch.float32)
-    vectors = amplifiers[:, None] * _source_vectors(lm, items)  # α·v
+    vectors = amplifiers[:, None] * _source_vectors(sources, items)  # α·v
     target_layers = torch.tensor(items["target layer"].array)
     seeds = [int(hashlib.sha256(f"{plan.seed} {id}".encode()).hexdigest()[:15], 16) for id in items["id"]]
     tokens, finite = prompt.continue_from(vectors, target_layers, plan.max_new_tokens, plan.decoding, seeds)
@@ -200,16 +201,12 @@ def _run_batch(prompt: PatchedPrompt, plan: Plan, items: pd.DataFrame) -> pd.Dat
     return rows
 
 
-def _source_vectors(lm: LanguageModel, items: pd.DataFrame) -> Tensor:
+def _source_vectors(sources: Sources, items: pd.DataFrame) -> Tensor:
     """(rows, width) float32 on the CPU: the vector that each item inspects, not amplified."""
-    vectors = torch.empty(len(items), lm.width)
-    items = items.reset_index(drop=True)
-    captures = iter_captures(lm, items["source prompt"].unique().tolist())
-    for (_, rows), activations in zip(items.groupby("source prompt", sort=False), captures, strict=True):
-        for component, wanted in rows.groupby("component"):
-            layers, positions = torch.tensor(wanted["layer"].array), torch.tensor(wanted["position"].array)
-            vectors[wanted.index] = activations[component][layers, positions].float().cpu()
-    return vectors
+    columns = (items[column] for column in ("source prompt", "component", "layer", "position"))
+    places = zip(*columns, strict=True)
+    vectors = [sources[prompt][component][layer, position] for prompt, component, layer, position in places]
+    return torch.stack(vectors).float().cpu()
 
 
 def sweep(

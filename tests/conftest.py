@@ -16,10 +16,8 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     slow = config.getoption("--slow")
-    other = pytest.mark.skip(reason="fast tier: ./runme.sh test" if slow else "slow tier: ./runme.sh test --slow")
-    for item in items:
-        if ("slow" in item.keywords) != slow:
-            item.add_marker(other)
+    config.hook.pytest_deselected(items=[item for item in items if ("slow" in item.keywords) != slow])
+    items[:] = [item for item in items if ("slow" in item.keywords) == slow]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, InputError
+from helpers.plans import COMPONENTS
 from helpers.results import (
     check_grid, evaluations, read_prompts, read_results, results_folder, save_results, slug, write_atomically,
 )  # fmt: skip
@@ -40,10 +41,13 @@ def test_a_sweep_comes_back_unchanged(tiny, tmp_path):
     assert about["model"]["fingerprint"] == tiny.fingerprint and about["batch_size"] >= 1
 
 
-def test_the_same_sweep_is_the_same_bytes(tiny, tmp_path):
-    for name, size in (("a", 4), ("b", 7)):
-        rows = sweep(tiny, ["Titanic", "Star Wars"], layers="0-2", amplifiers=[1, 3], max_new_tokens=4, batch_size=size)
-        save_results(rows, tmp_path / f"{name}.csv")
+def test_the_same_sweep_is_the_same_bytes_in_any_batches(lm, tmp_path):
+    prompts = read_prompts("data/prompts.csv", 16)
+    for name, size in (("a", 64), ("b", 7)):
+        save_results(
+            sweep(lm, prompts, COMPONENTS, layers=[3], amplifiers=[1.5], max_new_tokens=3, batch_size=size),
+            tmp_path / f"{name}.csv",
+        )
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 

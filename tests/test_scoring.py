@@ -111,7 +111,7 @@ def test_a_null_needs_two_prompts():
 
 def test_mixed_target_layers_are_refused():
     rows = made_up().assign(**{"target layer": 0, "target prompt": "paper"})
-    assert (success_counts(rows)[0]["target"] == "layer 0").all()
+    assert (success_counts(rows)[0]["target"] == "0").all()
     rows.loc[0, "target layer"] = 5
     with pytest.raises(InputError, match="one target layer"):
         success_counts(rows)
