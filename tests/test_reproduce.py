@@ -40,6 +40,12 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
         assert "papermill" not in json.loads(text)["metadata"] and str(ROOT) not in text and "stderr" not in text
     assert not [path for path in (ROOT / "runs").glob("smollm2-135m-*")], "the staging folder is gone"
 
+    # The figure alone, of what the evaluations left.
+    before = (tmp_path / "layer_success.png").read_bytes()
+    (tmp_path / "layer_success.png").unlink()
+    assert main(["--only", "layer_success_plots", f"out_dir={tmp_path}"]) == 0
+    assert (tmp_path / "layer_success.png").read_bytes() == before
+
     # The figure alone, of a published file without scores, in a folder with a space.
     published = tmp_path / "their results.csv"
     rows[["source prompt", "token", "layer", "amplification value", "result"]].to_csv(published, index=False)
@@ -74,6 +80,7 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
         (["device=tpu"], "device='tpu'"),
         (["prompts=no.csv"], "prompts='no.csv': no such file"),
         (["--model", "smolm2"], "model='smolm2': expected smollm2-135m"),
+        (["--only", "layer_success_plots", "out_dir=runs/nowhere"], "results="),
         (["out_dir=/proc/nowhere"], "out_dir='/proc/nowhere': can't be written"),
     ],
 )

@@ -1,5 +1,6 @@
 """The one door, as typed: from any directory, in a path with spaces, repaired after an interruption."""
 
+import json
 import os
 import shutil
 import signal
@@ -110,7 +111,11 @@ def test_lab_opens_the_notebooks_and_asks_no_other_host():
             except OSError:
                 assert lab.poll() is None, lab.stderr.read()
                 time.sleep(0.5)
-        assert page and b'"news": {"disabled": true}' in page.replace(b"\n", b" ")
+        assert page
+        asking = "lab/api/settings/@jupyterlab%2Fapputils-extension:notification"
+        settings = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/{asking}?token=t", timeout=5))
+        properties = settings["schema"]["properties"]
+        assert (properties["fetchNews"]["default"], properties["checkForUpdates"]["default"]) == ("false", False)
         listing = f"http://127.0.0.1:{port}/api/contents/notebooks?token=t"
         assert b"layer_success_plots.ipynb" in urllib.request.urlopen(listing, timeout=5).read()
     finally:
