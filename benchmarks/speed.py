@@ -12,13 +12,13 @@ import time
 
 import pandas as pd
 import torch
-from tests.reference import plain_interpret
 
 from helpers import ROOT
 from helpers.models import load_model
 from helpers.plans import PAPER_TARGET_PROMPT
 from helpers.results import save_results
 from helpers.superscopes import interpret
+from tests.reference import plain_interpret
 
 
 def measure(name: str, dtype: str, device: str, rows: int, plain: int, rounds: int) -> dict:

@@ -100,9 +100,7 @@ def _one_pass(lm: LanguageModel, prompts: list[str]) -> list[Activations]:
         modules["mlp_output", layer] = block.mlp
         modules["attention_output", layer] = block.self_attn
     with record(modules) as seen:
-        lm.model(
-            padded.to(lm.device), attention_mask=real.long().to(lm.device), use_cache=False, logits_to_keep=1
-        )
+        lm.model(padded.to(lm.device), attention_mask=real.long().to(lm.device), use_cache=False, logits_to_keep=1)
     return [
         Activations(
             [lm.tokenizer.decode([token]) for token in one],

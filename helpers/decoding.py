@@ -1,15 +1,18 @@
 """How new tokens are chosen when not greedily: seeded, row by row, so that batching never changes a row."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-
-import torch
-from torch import Tensor
-from transformers import TopPLogitsWarper
+from typing import TYPE_CHECKING
 
 from . import InputError
+
+if TYPE_CHECKING:  # plans name a decoding long before torch is needed
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Sampling:
             logits: (rows, vocabulary) float32.
             generators: (rows,), on the CPU, so that every device draws the same.
         """
+        import torch
+        from transformers import TopPLogitsWarper
+
         kept = TopPLogitsWarper(self.top_p)(None, logits / self.temperature).softmax(-1)
         noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=one) for one in generators])
         return (kept / noise.to(kept.device)).argmax(-1)
@@ -46,4 +52,3 @@ class Sampling:
 def sampling(temperature: float, top_p: float) -> Sampling | None:
     """The decoding of two plain numbers, as notebooks and the command line give them: temperature 0 is greedy."""
     return None if temperature == 0 else Sampling(temperature, top_p)
-

@@ -235,9 +235,7 @@ def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
         return path.resolve(), None
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.exists():
         return _download(name, revision), None
-    raise InputError(
-        "model", name, f"expected {', '.join(EMBEDDED)}, a folder, a .gguf file, or a hub id owner/name"
-    )
+    raise InputError("model", name, f"expected {', '.join(EMBEDDED)}, a folder, a .gguf file, or a hub id owner/name")
 
 
 def _download(name: str, revision: str | None) -> Path:
@@ -245,9 +243,7 @@ def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES])
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES]))
     except Exception as error:
         why = type(error).__name__  # the message may hold addresses and tokens
         raise InputError("model", name, f"no such folder here, and not to be had from the hub ({why})") from None

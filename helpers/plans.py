@@ -93,7 +93,9 @@ class Plan:
         for prompt in self.prompts:
             decoded = card.decoded_tokens(prompt)
             if len(decoded) > card.context_length:
-                raise InputError("prompts", prompt[:40], f"{len(decoded)} tokens, {card.name} reads {card.context_length}")
+                raise InputError(
+                    "prompts", prompt[:40], f"{len(decoded)} tokens, {card.name} reads {card.context_length}"
+                )
             for token in self.tokens:
                 position = locate("token", token, prompt, card)
                 for component, target, layer, amplifier in itertools.product(
@@ -182,7 +184,9 @@ def make_plan(
     amplifiers = _once("amplifiers", amplifiers)
     for amplifier in amplifiers:
         if not isinstance(amplifier, Real) or isinstance(amplifier, bool) or not math.isfinite(amplifier):
-            raise InputError("amplifiers", amplifier, "expected finite numbers (in YAML 1e-3 is a text, 1.0e-3 a number)")
+            raise InputError(
+                "amplifiers", amplifier, "expected finite numbers (in YAML 1e-3 is a text, 1.0e-3 a number)"
+            )
 
     tokens = _once("token", token)
     for one in tokens:

@@ -66,7 +66,13 @@ def layer_success(
         )
         figure.suptitle(textwrap.fill(heading, int(14 * width)), x=0.01, ha="left", fontsize=9.5)
         labels = sorted(handles, key=lambda label: ("," in label, label.startswith("chance")))  # methods first
-        figure.legend([handles[label] for label in labels], labels, loc="outside lower left", ncols=min(3, 1 + len(components)), fontsize=8.5)
+        figure.legend(
+            [handles[label] for label in labels],
+            labels,
+            loc="outside lower left",
+            ncols=min(3, 1 + len(components)),
+            fontsize=8.5,
+        )
     return figure
 
 
@@ -118,9 +124,11 @@ def _draw_method(axes: Axes, method: str, rows: pd.DataFrame) -> None:
 
 
 def _draw_reference(axes: Axes, reference: pd.DataFrame, rows: pd.DataFrame) -> None:
+    prompts = rows["prompts"].iloc[0]
     for method, part in reference.groupby("method"):
+        scaled = "" if (part["prompts"] == prompts).all() else ", scaled"
         axes.plot(
-            part["layer"], part["interpreted"] * rows["prompts"].iloc[0] / part["prompts"], color=COLOURS[method],
-            alpha=0.35, lw=1.2, ls=":", marker="o" if method == "Superscopes" else "s", ms=4, mfc="white", zorder=2,
-            label=f"{method}, {reference.attrs['name']}",
+            part["layer"], part["interpreted"] * prompts / part["prompts"], color=COLOURS[method], alpha=0.35, lw=1.2,
+            ls=":", marker="o" if method == "Superscopes" else "s", ms=4, mfc="white", zorder=2,
+            label=f"{method}, {reference.attrs['name']}{scaled}",
         )  # fmt: skip

@@ -16,7 +16,9 @@ from . import ROOT, InputError
 from .plans import COMPONENTS, METHOD_VERSION, Plan
 
 PAPER_COLUMNS = ["source prompt", "token", "layer", "amplification value", "result"]
-GRID = ["component", "target layer", "target prompt", "seed", "source prompt", "position", "layer", "amplification value"]
+GRID = [
+    "component", "target layer", "target prompt", "seed", "source prompt", "position", "layer", "amplification value",
+]  # fmt: skip
 
 
 def slug(model: str) -> str:
@@ -125,7 +127,7 @@ def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     counted = rows.groupby(keys, dropna=False, sort=False).size().rename("rows").reset_index()
     gaps = []
     axes = ["source prompt", "layer", "amplification value"]
-    for (component, patched), part in rows.assign(patched=rows["amplification value"] != 1).groupby(
+    for (component, _), part in rows.assign(patched=rows["amplification value"] != 1).groupby(
         ["component", "patched"], sort=False
     ):  # α = 1 may stand in a file, and on layers, of its own
         full = pd.MultiIndex.from_product([part[axis].unique() for axis in axes], names=axes)

@@ -42,6 +42,7 @@ def judge_fingerprint() -> str:
 def _judge():
     from sentence_transformers import SentenceTransformer  # a heavy import, needed only to score
     from transformers.utils import logging as transformers_logging
+
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # a tenth of a second, in the middle of the caller's own bar
     try:
@@ -112,8 +113,9 @@ def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd
         rows: columns `source prompt`, `layer`, `amplification value`, `result`, `component`; each row counts.
 
     Returns:
-        per layer: component, target (what is patched), method, layer, prompts, tries (the most results of one prompt), interpreted, low, high
-            (95 % Wilson interval), null_mean, null_low, null_high (2.5 and 97.5 % points over the rotations).
+        per layer: component, target (what is patched), method, layer, prompts, tries (the most readings of one
+            prompt), interpreted, low, high (95 % Wilson interval), null_mean, null_low, null_high (2.5 and 97.5 %
+            points over the rotations).
         overall: the same sums over all layers, without tries and interval, with p_value, the share of rotations
             (the real one included) that do at least as well.
     """
@@ -126,26 +128,22 @@ def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd
     failed = rows.get("status", pd.Series("ok", rows.index)) != "ok"
     cosines[failed.to_numpy()] = -1.0
     prompt_of = pd.Categorical(rows["source prompt"], categories=prompts).codes
-    methods = {"Patchscopes": rows["amplification value"] == 1, "Superscopes": rows["amplification value"] != 1}
+    is_plain = (rows["amplification value"] == 1).to_numpy()
     n = len(prompts)
 
     per_layer, overall = [], []
     for component in rows["component"].unique():
-        for method, of_method in methods.items():
-            chosen = ((rows["component"] == component) & of_method).to_numpy()
-            layers = np.unique(rows["layer"].to_numpy()[chosen])
-            if not len(layers):
+        for method, of_method in (("Patchscopes", is_plain), ("Superscopes", ~is_plain)):
+            chosen = of_method & (rows["component"] == component).to_numpy()
+            if not chosen.any():
                 continue
-            target = _target(component, rows[chosen])
-            counts = np.empty((n, len(layers)), dtype=int)  # (rotation, layer); rotation 0 is the real one
-            for column, layer in enumerate(layers):
-                here = np.flatnonzero(chosen & (rows["layer"] == layer).to_numpy())
-                best = np.full((n, n), -1.0)  # (prompt whose results, prompt scored against)
-                np.maximum.at(best, prompt_of[here], cosines[here])
-                counts[:, column] = [
-                    (best[np.arange(n), (np.arange(n) + k) % n] > threshold).sum() for k in range(n)
-                ]
-                interval = binomtest(int(counts[0, column]), n).proportion_ci(method="wilson")
+            target, total = _target(component, rows[chosen]), np.zeros(n, dtype=int)
+            layers = np.unique(rows["layer"][chosen])
+            for layer in layers:
+                here = chosen & (rows["layer"] == layer).to_numpy()
+                counts = _count_rotations(cosines[here], prompt_of[here], threshold)
+                total += counts
+                interval = binomtest(int(counts[0]), n).proportion_ci(method="wilson")
                 per_layer.append(
                     {
                         "component": component,
@@ -153,25 +151,38 @@ def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd
                         "method": method,
                         "layer": layer,
                         "prompts": n,
-                        "tries": int(np.bincount(prompt_of[here]).max()),
-                        "interpreted": counts[0, column],
+                        "tries": np.bincount(prompt_of[here]).max(),
+                        "interpreted": counts[0],
                         "low": round(n * interval.low, 2),
                         "high": round(n * interval.high, 2),
-                        **_null(counts[1:, column]),
+                        **_null(counts[1:]),
                     }
                 )
-            total = counts.sum(1)
             overall.append(
                 {
                     "component": component,
                     "method": method,
                     "pairs": n * len(layers),
-                    "interpreted": total[0],
+                    "interpreted": int(total[0]),
                     **_null(total[1:]),
                     "p_value": round(float((total >= total[0]).mean()), 4),
                 }
             )
     return pd.DataFrame(per_layer), pd.DataFrame(overall)
+
+
+def _count_rotations(cosines: np.ndarray, prompt_of: np.ndarray, threshold: float) -> np.ndarray:
+    """(prompts,) interpreted prompts when prompt i's readings are scored against prompt i + k; k = 0 is the real count.
+
+    Args:
+        cosines: (readings, prompts) of one method at one layer.
+        prompt_of: (readings,) index of the prompt that each was read from.
+    """
+    n = cosines.shape[1]
+    best = np.full((n, n), -1.0)  # (prompt that was read, prompt scored against)
+    np.maximum.at(best, prompt_of, cosines)
+    i = np.arange(n)
+    return np.array([(best[i, (i + k) % n] > threshold).sum() for k in range(n)])
 
 
 def _target(component: str, rows: pd.DataFrame) -> str:

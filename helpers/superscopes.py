@@ -134,7 +134,9 @@ def interpret(
     layers = torch.as_tensor(target_layers)
     layers = layers.expand(len(vectors)) if layers.dim() == 0 else layers
     if layers.shape != (len(vectors),) or not ((0 <= layers) & (layers < lm.num_layers)).all():
-        raise InputError("target_layers", target_layers, f"expected one layer of 0–{lm.num_layers - 1}, or one a vector")
+        raise InputError(
+            "target_layers", target_layers, f"expected one layer of 0–{lm.num_layers - 1}, or one a vector"
+        )
     prompt = PatchedPrompt(lm, target_prompt or TargetPrompt())
     size = _batch_size(batch_size, prompt)
     seeds = range(len(vectors)) if seeds is None else seeds

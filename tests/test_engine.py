@@ -116,7 +116,10 @@ def test_a_patch_touches_exactly_its_layer_and_position(lm):
 
 def test_no_hook_survives_success_or_exception(lm):
     before = count_hooks(lm.model)
-    with patch(lm.blocks, torch.tensor([0, 5]), torch.zeros(2, lm.width), 0), record({0: lm.blocks[0]}, {1: lm.blocks[1]}):
+    with (
+        patch(lm.blocks, torch.tensor([0, 5]), torch.zeros(2, lm.width), 0),
+        record({0: lm.blocks[0]}, {1: lm.blocks[1]}),
+    ):
         assert count_hooks(lm.model) == before + 4
     assert count_hooks(lm.model) == before
     with pytest.raises(RuntimeError, match="mine"), patch(lm.blocks, torch.tensor([0]), torch.zeros(1, lm.width), 0):

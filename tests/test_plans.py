@@ -25,7 +25,9 @@ def test_a_plan_needs_no_weights(lm):
 
 
 def test_items_that_come_out_the_same_are_kept_once(lm):
-    items = make_plan(["Star Wars"], layers="0-1", amplifiers=1, token=[-1, " Wars", 0], target_layer=[0, "same"]).items(lm)
+    items = make_plan(
+        ["Star Wars"], layers="0-1", amplifiers=1, token=[-1, " Wars", 0], target_layer=[0, "same"]
+    ).items(lm)
     keys = items[["position", "layer", "target layer"]].values.tolist()
     assert keys == [[1, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0], [0, 1, 1]]
 

@@ -55,11 +55,12 @@ def test_the_results_table_is_what_data_says():
         tries = counts[(counts["component"] == row["component"]) & (counts["method"] == row["method"])]["tries"].max()
         what = "α = 1" if row["method"] == "Patchscopes" else f"best of {tries}"
         line = (
-            f"| SmolLM2-135M, {NAMES[row['component']]}, {row['method']} ({what}) | {row['interpreted']} of {row['pairs']} | "
-            f"{row['null_mean']:.1f} ({row['null_low']} to {row['null_high']}) |"
+            f"| SmolLM2-135M, {NAMES[row['component']]}, {row['method']} ({what}) | "
+            f"{row['interpreted']} of {row['pairs']} | {row['null_mean']:.1f} ({row['null_low']} to {row['null_high']}) |"
         )
         assert line in README
-    within = {row["component"]: row["interpreted"] <= row["null_high"] for row in overall if row["method"] == "Superscopes"}
+    amplified = [row for row in overall if row["method"] == "Superscopes"]
+    within = {row["component"]: row["interpreted"] <= row["null_high"] for row in amplified}
     assert within == {"mlp_output": True, "hidden_state": False}, "the paragraph below the table says so"
     assert set(within) <= set(COMPONENTS)
 

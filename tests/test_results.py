@@ -9,15 +9,38 @@ import pytest
 from helpers import ROOT, InputError
 from helpers.plans import COMPONENTS
 from helpers.results import (
-    check_grid, evaluations, read_prompts, read_results, results_folder, save_results, slug, write_atomically,
+    check_grid,
+    evaluations,
+    read_prompts,
+    read_results,
+    results_folder,
+    save_results,
+    slug,
+    write_atomically,
 )  # fmt: skip
 from helpers.superscopes import ROW_COLUMNS, sweep
 
-NASTY = ["NA", "None", "", "nan", "1", "a\nb\r\nc\rd", 'say "hi", no', "=1+1", " lead", "🎸 شيء", "tab\t", "\\N", "a\0b"]
+NASTY = [
+    "NA",
+    "None",
+    "",
+    "nan",
+    "1",
+    "a\nb\r\nc\rd",
+    'say "hi", no',
+    "=1+1",
+    " lead",
+    "🎸 شيء",
+    "tab\t",
+    "\\N",
+    "a\0b",
+]
 
 
 def test_texts_come_back_unchanged(tmp_path):
-    rows = pd.DataFrame({"source prompt": NASTY, "token": NASTY, "layer": 1, "amplification value": 1.5, "result": NASTY})
+    rows = pd.DataFrame(
+        {"source prompt": NASTY, "token": NASTY, "layer": 1, "amplification value": 1.5, "result": NASTY}
+    )
     save_results(rows, tmp_path / "nasty.csv")
     back = read_results(tmp_path / "nasty.csv")
     for column in ("source prompt", "token", "result"):

@@ -40,7 +40,10 @@ def clone(tmp_path_factory):
     """The repository's files in a path with a space, and a .venv that finds this one's packages, offline."""
     root = tmp_path_factory.mktemp("somewhere else") / "super scopes"
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     ).stdout
     for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file() and not name.startswith("data/smollm2"):
@@ -56,7 +59,9 @@ OFFLINE = {"env": os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}}
 
 
 def test_set_up_repairs_itself_and_then_costs_nothing(clone):
-    first = subprocess.Popen([clone / "runme.sh", "foo=1"], stderr=subprocess.PIPE, text=True, start_new_session=True, **OFFLINE)
+    first = subprocess.Popen(
+        [clone / "runme.sh", "foo=1"], stderr=subprocess.PIPE, text=True, start_new_session=True, **OFFLINE
+    )
     while "installing the libraries" not in (line := first.stderr.readline()):
         assert line
     os.killpg(first.pid, signal.SIGKILL)  # in the middle of it
@@ -76,7 +81,9 @@ def test_set_up_repairs_itself_and_then_costs_nothing(clone):
     assert subprocess.run([link, "foo=1"], capture_output=True, cwd="/").returncode == 2
 
     python = clone / ".venv/bin/python"
-    where = subprocess.run([python, "-c", "import helpers; print(helpers.__file__)"], cwd="/", capture_output=True, text=True)
+    where = subprocess.run(
+        [python, "-c", "import helpers; print(helpers.__file__)"], cwd="/", capture_output=True, text=True
+    )
     assert Path(where.stdout.strip()).parent == clone / "helpers"  # importable from anywhere, no path tricks
 
     (clone / "requirements.txt").open("a").write("# changed\n")

@@ -48,7 +48,9 @@ def test_score_columns():
         round(float(similarity([a], [b])[0]), 6) for a, b in ((": rock band, Tesla", "Pink Floyd"), ("ship", "Titanic"))
     ]
     np.testing.assert_allclose(scored["score first item"][0], similarity(["rock band"], ["Pink Floyd"])[0], atol=2e-6)
-    np.testing.assert_allclose(scored["score gold"][1], similarity(["ship"], ["A ship that sank in 1912"])[0], atol=2e-6)
+    np.testing.assert_allclose(
+        scored["score gold"][1], similarity(["ship"], ["A ship that sank in 1912"])[0], atol=2e-6
+    )
     assert scored[["score", "score first item", "score gold"]].isna().values.tolist()[2] == [True] * 3
     assert np.isnan(scored["score gold"][0])
     assert "score" not in rows
@@ -74,7 +76,8 @@ def test_counts_equal_a_count_by_hand():
     per_layer, overall = success_counts(rows, threshold)
     prompts = list(dict.fromkeys(rows["source prompt"]))
     for counted in per_layer.to_dict("records"):
-        own = rows[(rows["layer"] == counted["layer"]) & ((rows["amplification value"] == 1) == (counted["method"] == "Patchscopes"))]
+        plain = counted["method"] == "Patchscopes"
+        own = rows[(rows["layer"] == counted["layer"]) & ((rows["amplification value"] == 1) == plain)]
         by_rotation = []
         for k in range(5):
             hits = 0
