@@ -249,6 +249,8 @@ def _for_readers(notebook: nbformat.NotebookNode, staging: str, folder: str) -> 
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         cell.source = cell.source.replace(staging, folder)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "given"  # else a new random one in every run
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
