@@ -1,6 +1,7 @@
 """Finding, checking and refusing models."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,27 @@ def test_a_family_whose_parts_are_not_what_we_call_them_is_refused(lm, tmp_path,
     lm.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(InputError, match=words):
         load_model(str(tmp_path))
+
+
+def test_a_hub_id_is_found_in_the_local_cache(tiny, tiny_folder, tmp_path):
+    """A cache as the hub's own library lays it out, offline; another id of the same owner is one sentence."""
+    repository = tmp_path / "models--owner--Tiny"
+    shutil.copytree(tiny_folder, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    script = """
+from helpers import InputError
+from helpers.models import load_model
+lm = load_model("owner/Tiny", revision="main")
+print(lm.slug, lm.fingerprint)
+try: load_model("owner/Other")
+except InputError as error: print(error)
+"""
+    env = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    found, missing = done.stdout.splitlines()
+    assert found == f"owner--tiny {tiny.fingerprint}"
+    assert missing.startswith("model='owner/Other': no such folder here, and not to be had from the hub")
 
 
 def test_no_network_without_a_hub_id():

@@ -100,11 +100,16 @@ def test_a_python_that_is_too_old_is_said(clone, tmp_path):
     assert done.returncode == 2 and "needs Python 3.11 or newer" in done.stderr
 
 
+set_up = pytest.mark.skipif(not (ROOT / ".venv/.ready").exists(), reason="./runme.sh has not set up .venv here")
+
+
+@set_up
 def test_tests_pass_their_arguments_on():
     done = runme("test", "--collect-only", "-q", "tests/test_runme.py")
     assert done.returncode == 0 and "test_help_lists_what_exists" in done.stdout
 
 
+@set_up
 def test_lab_opens_the_notebooks_and_asks_no_other_host():
     port = "18765"
     command = [ROOT / "runme.sh", "lab", "--no-browser", f"--ServerApp.port={port}", "--IdentityProvider.token=t"]
