@@ -15,6 +15,27 @@ if TYPE_CHECKING:  # plans name a decoding long before torch is needed
     from torch import Tensor
 
 
+BLOCK = 512  # entries of the vocabulary that `greedy` first compares among themselves
+
+
+def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest logit of each row and its token: (rows,) and (rows,) int64; the first of equals; NaN if there is one.
+
+    What `logits.max(-1)` gives. That call walks along a row entry by entry on a CPU; the largest of each block, which
+    needs no index, is found many at a time, and only the winning block is searched (benchmarks/).
+
+    Args:
+        logits: (rows, vocabulary), in any dtype.
+    """
+    block = math.gcd(logits.shape[1], BLOCK)
+    if block < 32:  # an odd vocabulary
+        return tuple(logits.max(-1))
+    blocks = logits.unflatten(1, (-1, block))
+    winner = blocks.amax(-1).max(-1).indices
+    best = blocks.take_along_dim(winner[:, None, None], 1).squeeze(1).max(-1)
+    return best.values, winner * block + best.indices
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Draw each new token from softmax(logits / temperature), cut to the likeliest tokens that sum to top_p.

