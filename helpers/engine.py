@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from .activations import capture
 from .attention import SharedPrefixCache, can_share, shared_prefix_attention
 from .decoding import Sampling, greedy
-from .hooks import patch
+from .hooks import patch, record
 from .models import LanguageModel
 from .plans import TargetPrompt, locate
 
@@ -44,10 +43,13 @@ class PatchedPrompt:
         self.prefix = DynamicCache(config=lm.model.config)
         if position:
             lm.model(ids[:, :position], past_key_values=self.prefix, logits_to_keep=1)
-        self.placeholder_norms = capture(lm, target_prompt.text).hidden_state[:, position].float().norm(dim=-1).cpu()
         self.row_bytes = self._row_bytes(position)
+        self.shares_prefix = False
+        with record(dict(enumerate(lm.blocks))) as hidden_states:
+            usual = self._unpatched_logits()
+        self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
         self._room_made: SharedPrefixCache | None = None  # kept from batch to batch
-        self.shares_prefix = can_share(lm.model, self.prefix, self.room) and self._shares_rightly()
+        self.shares_prefix = can_share(lm.model, self.prefix, self.room) and self._agrees_when_shared(usual)
 
     @torch.inference_mode()
     def continue_from(
@@ -115,18 +117,19 @@ class PatchedPrompt:
         shared = {"shared_prefix": cache} if self.shares_prefix else {}
         return self.lm.model(ids, past_key_values=cache, logits_to_keep=1, **shared).logits[:, -1]
 
-    def _shares_rightly(self) -> bool:
-        """Whether both kinds of attention give the same logits after the prompt and after one more token."""
-        logits = []
-        for self.shares_prefix in (False, True):
-            try:
-                with self._attention():
-                    cache = self._after_prefix(rows=2)
-                    passes = (self.tail, self.tail[:, -1:])[: self.max_new_tokens]
-                    logits.append([self._next_logits(ids.expand(2, -1), cache).float() for ids in passes])
-            except Exception:  # of whatever kind: this family's attention is not one that `attend` can stand in for
-                return False
-        usual, shared = (torch.stack(passes) for passes in logits)
+    def _unpatched_logits(self) -> Tensor:
+        """(2, vocabulary) logits of two rows that have read the whole prompt, and one more token where there is room."""
+        ids = torch.cat([self.tail, self.tail[:, -1:]], 1)[:, : self.room]
+        with self._attention():
+            return self._next_logits(ids.expand(2, -1), self._after_prefix(rows=2)).float()
+
+    def _agrees_when_shared(self, usual: Tensor) -> bool:
+        """Whether attention that shares the prefix gives the logits that the model's own gives."""
+        self.shares_prefix = True
+        try:
+            shared = self._unpatched_logits()
+        except Exception:  # of whatever kind: this family's attention is not one that `attend` can stand in for
+            return False
         return bool((shared - usual).norm() <= SAME_LOGITS[self.lm.dtype] * usual.norm())
 
     def _row_bytes(self, prefix_tokens: int) -> int:

@@ -67,7 +67,7 @@ def interpret(
         )
     check_batch_size(batch_size)
     prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max_new_tokens)
-    size = batch_size or _find_batch_size(prompt, len(vectors))
+    size = batch_size or find_size(prompt, len(vectors))
     seeds = range(len(vectors)) if seeds is None else seeds
     texts = []
     for start in range(0, len(vectors), size):
@@ -103,7 +103,7 @@ def run(
     items["id"] = plan.ids(items, lm)
     prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
     sources = Sources(lm, plan.prompts)
-    size = batch_size or _find_batch_size(prompt, len(items))
+    size = batch_size or find_size(prompt, len(items))
 
     def batches():
         for start in range(0, len(items), size):
@@ -151,7 +151,7 @@ def _interpret_batch(
     return texts, statuses, parts
 
 
-def _find_batch_size(prompt: PatchedPrompt, rows: int) -> int:
+def find_size(prompt: PatchedPrompt, rows: int) -> int:
     """A size for so many rows, by memory and by the time of one pass over zero vectors."""
     lm = prompt.lm
 

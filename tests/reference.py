@@ -27,14 +27,14 @@ def plain_vector(model, tokenizer, prompt, component, layer, position):
 @torch.no_grad()
 def plain_interpret(model, tokenizer, vector, target_layer, target_text, placeholder=-1, max_new_tokens=10):
     """What the model writes when block `target_layer`'s output at the placeholder is `vector`."""
-    inputs = tokenizer(target_text, return_tensors="pt")
+    inputs = tokenizer(target_text, return_tensors="pt").to(model.device)
     length = inputs.input_ids.shape[1]
 
     def overwrite(module, args, output):
         if output.shape[1] == length:  # the pass that reads the prompt; later passes read one new token each
             output[0, placeholder] = vector.to(output.dtype)
 
-    handle = model.model.layers[target_layer].register_forward_hook(overwrite)
+    handle = model.get_decoder().layers[target_layer].register_forward_hook(overwrite)
     try:
         tokens = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
     finally:

@@ -48,6 +48,19 @@ def test_a_batch_equals_one_at_a_time(lm):
             assert error.max() < 1e-4
 
 
+def test_a_thousand_prompts_equal_one_at_a_time(tiny):
+    """Of 1 to 40 tokens, so that most are padded and several passes are needed."""
+    words = tiny.tokenizer.decode(torch.randint(400, 40000, (4000,), generator=torch.Generator().manual_seed(0)))
+    prompts = [words[5 * i : 5 * i + 1 + i % 120] for i in range(1000)]
+    assert len({len(tiny.token_ids(prompt)) for prompt in prompts}) > 20
+    for prompt, batched in zip(prompts, capture_batch(tiny, prompts), strict=True):
+        alone = capture(tiny, prompt)
+        assert batched.tokens == alone.tokens
+        for component in ("hidden_state", "mlp_output", "attention_output", "pre_mlp_residual"):
+            error = (batched[component] - alone[component]).norm(dim=-1)
+            assert (error <= 1e-5 * alone["hidden_state"].norm(dim=-1)).all()
+
+
 def test_an_unknown_component_lists_the_known(lm):
     with pytest.raises(InputError, match="mlp_output.*hidden_state"):
         capture(lm, "Titanic")["mlp"]

@@ -10,7 +10,10 @@ import pytest
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from helpers import ROOT, InputError
+from helpers.dequantised import dequantised_folder
 from helpers.models import EMBEDDED, load_model, read_model
+from helpers.plans import PAPER_TARGET_PROMPT
+from helpers.results import read_prompts
 
 
 def test_the_embedded_model(lm):
@@ -22,6 +25,24 @@ def test_the_embedded_model(lm):
 def test_the_same_gguf_by_its_path_is_the_same_model(lm):
     card = read_model(str(lm.folder / lm.gguf_file))
     assert card.token_ids("Star Wars") == lm.token_ids("Star Wars") and card.slug == "smollm2-135m-instruct.q4_1"
+
+
+def test_the_folder_made_of_a_gguf_file_holds_the_same_model(lm, tmp_path, monkeypatch):
+    """Where no folder can be made, the file itself is read: slower, with the same numbers, tokens and stop tokens."""
+    assert dequantised_folder(lm.folder / lm.gguf_file).exists()
+    (tmp_path / "runs").write_text("a file where the folder should go")
+    monkeypatch.setattr("helpers.dequantised.ROOT", tmp_path)
+    direct = load_model("smollm2-135m")
+    assert direct.fingerprint == lm.fingerprint and direct.stop_tokens == lm.stop_tokens
+    weights = lm.model.state_dict()
+    for name, tensor in direct.model.state_dict().items():
+        assert (tensor == weights[name]).all(), name
+    buffers = dict(lm.model.named_buffers())
+    for name, tensor in direct.model.named_buffers():
+        assert (tensor == buffers[name]).all(), name
+    for text in [*read_prompts("data/prompts.csv"), PAPER_TARGET_PROMPT, "<|im_start|>user\nÜbér  naïve\n\n\t→ 東京 <|im_end|>"]:
+        assert direct.token_ids(text) == lm.token_ids(text)
+        assert direct.decoded_tokens(text) == lm.decoded_tokens(text)
 
 
 def test_an_embedded_file_that_is_not_the_known_one_is_refused(lm, monkeypatch):

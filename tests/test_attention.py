@@ -1,0 +1,163 @@
+"""The prefix is read once for all rows, and nothing but the time shows it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from reference import plain_interpret
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GptOssConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    Phi3Config,
+    PhiConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+    StableLmConfig,
+)
+
+from helpers.attention import shared_prefix_attention
+from helpers.decoding import Sampling, greedy
+from helpers.engine import PatchedPrompt
+from helpers.models import LanguageModel
+from helpers.plans import TargetPrompt
+from helpers.superscopes import interpret
+
+SMALL = {
+    "vocab_size": 49152, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+    "initializer_range": 0.3,
+}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+# config, whether its attention can share the prefix: not with capped scores, sinks, or an interface of its own
+FAMILIES = {
+    "llama": (LlamaConfig, {}, True),
+    "mistral": (MistralConfig, {}, True),
+    "mistral, short window": (MistralConfig, {"sliding_window": 8}, False),
+    "qwen2": (Qwen2Config, {}, True),
+    "qwen3": (Qwen3Config, {"head_dim": 16}, True),
+    "gemma": (GemmaConfig, {"head_dim": 8}, True),
+    "gemma2": (Gemma2Config, {"head_dim": 8}, False),
+    "gemma3": (Gemma3TextConfig, {"head_dim": 8}, True),
+    "olmo": (OlmoConfig, {}, True),
+    "olmo2": (Olmo2Config, {}, True),
+    "phi": (PhiConfig, {}, True),
+    "phi3": (Phi3Config, {}, True),
+    "granite": (GraniteConfig, {"attention_multiplier": 0.3, "residual_multiplier": 0.7}, True),
+    "cohere": (CohereConfig, {}, True),
+    "stablelm": (StableLmConfig, {}, False),
+    "smollm3": (SmolLM3Config, {}, True),
+    "mixtral": (MixtralConfig, {"num_local_experts": 4}, True),
+    "qwen2 moe": (Qwen2MoeConfig, EXPERTS | {"shared_expert_intermediate_size": 32}, True),
+    "qwen3 moe": (Qwen3MoeConfig, EXPERTS, True),
+    "gpt-oss": (GptOssConfig, {"num_local_experts": 4, "head_dim": 8}, False),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request, lm):
+    """A small random model of a family, and whether its attention can share the prefix."""
+    config, more, shares = FAMILIES[request.param]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(**SMALL | more)).eval()
+    card = {"name": request.param, "folder": Path(), "gguf_file": None, "tokenizer": lm.tokenizer}
+    return LanguageModel(**card, config=model.config, model=model, dtype="float32", fingerprint=""), shares
+
+
+def draw(model: LanguageModel, rows: int):
+    generator = torch.Generator().manual_seed(0)
+    vectors = 3 * torch.randn(rows, model.width, generator=generator)
+    return vectors, torch.randint(model.num_layers, (rows,), generator=generator)
+
+
+def test_every_family_equals_the_plain_way(family):
+    model, shares = family
+    vectors, layers = draw(model, rows=8)
+    for text, placeholder in (("Syria: Country in the Middle East, x", -1), ("One: two, three: four, x: y", 4)):
+        target = TargetPrompt(text, placeholder)
+        assert PatchedPrompt(model, target, 6).shares_prefix == shares
+        plain = [
+            plain_interpret(model.model, model.tokenizer, vector, layer, text, placeholder, max_new_tokens=6)
+            for vector, layer in zip(vectors, layers.tolist(), strict=True)
+        ]
+        assert interpret(model, vectors, layers, target, max_new_tokens=6) == plain
+        assert interpret(model, vectors, layers, target, max_new_tokens=6, batch_size=3) == plain
+
+
+def test_both_kinds_of_attention_write_the_same(lm):
+    vectors, layers = draw(lm, rows=24)
+    for decoding in (None, Sampling(0.6, 0.9)):
+        shared, usual = PatchedPrompt(lm, TargetPrompt(), 10), PatchedPrompt(lm, TargetPrompt(), 10)
+        assert shared.shares_prefix
+        usual.shares_prefix = False
+        seeds = range(24)
+        assert shared.continue_from(vectors, layers, decoding, seeds) == usual.continue_from(
+            vectors, layers, decoding, seeds
+        )
+
+
+def test_one_new_token_is_enough(lm):
+    prompt = PatchedPrompt(lm, TargetPrompt(), 1)
+    assert prompt.shares_prefix
+    vectors, layers = draw(lm, rows=3)
+    longer = PatchedPrompt(lm, TargetPrompt(), 4).continue_from(vectors, layers)[0]
+    assert prompt.continue_from(vectors, layers)[0] == [tokens[:1] for tokens in longer]
+
+
+def test_room_is_used_again_without_a_trace(lm):
+    prompt = PatchedPrompt(lm, TargetPrompt(), 5)
+    vectors, layers = draw(lm, rows=6)
+    first = prompt.continue_from(vectors, layers)
+    room = prompt._room_made
+    prompt.continue_from(-7 * vectors, layers)  # other rows, in the same room
+    assert prompt._room_made is room
+    assert prompt.continue_from(vectors, layers) == first
+    assert prompt.continue_from(vectors[:2], layers[:2])[0] == first[0][:2]  # less room
+
+
+def test_the_model_is_as_it_was(lm):
+    usual = lm.attention
+    with pytest.raises(ZeroDivisionError), shared_prefix_attention(lm.model):
+        assert lm.attention != usual
+        1 / 0  # noqa: B018
+    assert lm.attention == usual
+    PatchedPrompt(lm, TargetPrompt(), 2)
+    assert lm.attention == usual
+
+
+def test_in_lower_precision_attention_still_shares(lm):
+    """On a copy of its own: float16 and bfloat16 of the real model."""
+    import copy
+    from dataclasses import replace
+
+    for dtype in ("bfloat16", "float16"):
+        low = replace(lm, model=copy.deepcopy(lm.model).to(getattr(torch, dtype)), dtype=dtype)
+        assert PatchedPrompt(low, TargetPrompt(), 2).shares_prefix
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocabulary", [49152, 32000, 151936, 50257, 40])
+def test_greedy_is_the_first_of_the_largest(dtype, vocabulary):
+    logits = torch.randn(7, vocabulary, generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[1, 3] = logits[1, vocabulary - 1] = logits[1].max() + 1  # equals, far apart
+    logits[2] = -torch.inf
+    logits[3, 11] = torch.nan
+    logits[4, -1] = torch.inf
+    logits[5] = 0
+    values, tokens = greedy(logits)
+    expected = logits.max(-1)
+    torch.testing.assert_close(values, expected.values, equal_nan=True, rtol=0, atol=0)
+    assert tokens.tolist() == expected.indices.tolist()
+    assert tokens.tolist()[1] == 3 and tokens.tolist()[3] == 11 and tokens.tolist()[5] == 0

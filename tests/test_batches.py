@@ -1,0 +1,116 @@
+"""How many rows at a time: found once, and halved where memory is short."""
+
+import math
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+
+from helpers import ROOT
+from helpers.batches import LARGEST, USUAL, find_batch_size, in_parts
+
+CPU = torch.device("cpu")
+
+
+def find(rows, fastest, row_bytes=1):
+    """The size found when a row is cheapest in batches of `fastest`, and the sizes that were tried."""
+    tried = []
+
+    def seconds(size):
+        tried.append(size)
+        return size * (1 + abs(math.log2(size / fastest)))
+
+    return find_batch_size(rows, row_bytes, CPU, seconds), tried
+
+
+def test_a_short_plan_is_not_worth_a_measurement():
+    assert find(rows=2688, fastest=1024) == (USUAL, [])
+
+
+def test_a_long_plan_takes_the_fastest_size():
+    assert find(rows=1 << 20, fastest=1024) == (1024, [1, 256, 512, 1024, 2048])
+    assert find(rows=1 << 20, fastest=8)[0] == USUAL
+    assert find(rows=1 << 20, fastest=1 << 20)[0] == LARGEST
+
+
+def test_a_plan_keeps_several_batches():
+    assert find(rows=8 * 512, fastest=1 << 20)[0] == 512
+
+
+def test_memory_bounds_the_size():
+    assert find(rows=1 << 20, fastest=1024, row_bytes=1 << 60) == (1, [])
+
+
+def test_a_size_that_runs_out_of_memory_is_not_taken():
+    def seconds(size):
+        if size > 512:
+            raise torch.OutOfMemoryError("too much")
+        return 1.0
+
+    assert find_batch_size(1 << 20, 1, CPU, seconds) == 512
+
+
+def test_another_error_is_not_swallowed():
+    def fails(part):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(in_parts(fails, 4, CPU))
+
+
+def test_halves_until_they_fit_in_order():
+    asked = []
+
+    def work(part):
+        asked.append((part.start, part.stop))
+        if part.stop - part.start > 3 or part.start <= 5 < part.stop:  # row 5 never fits
+            raise MemoryError
+        return list(range(part.start, part.stop))
+
+    rows = []
+    for part, result in in_parts(work, 11, CPU):
+        rows += [None] * (part.stop - part.start) if result is None else result
+    assert rows == [0, 1, 2, 3, 4, None, 6, 7, 8, 9, 10]
+    assert asked[:3] == [(0, 11), (0, 5), (0, 2)]
+
+
+def test_a_failed_attempt_is_freed_before_the_next():
+    held = []
+
+    def work(part):
+        assert not held or held[-1]() is None, "the failed attempt's tensors still live"
+        mine = torch.zeros(1000)
+        held.append(weakref.ref(mine))
+        if part.stop - part.start > 1:
+            raise torch.OutOfMemoryError("too much")
+        return 1
+
+    assert [result for _, result in in_parts(work, 4, CPU)] == [1] * 4
+
+
+STARVED = """
+import resource, sys
+import torch
+from helpers.models import load_model
+from helpers.superscopes import sweep
+lm = load_model(sys.argv[1])
+grid = dict(components=["hidden_state", "mlp_output"], layers="all", amplifiers=range(1, 120), max_new_tokens=3)
+prompts = ["Titanic", "Star Wars", "Kill Bill"]
+plenty = sweep(lm, prompts, **grid, batch_size=64)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (400 << 20),) * 2)
+little = sweep(lm, prompts, **grid, batch_size=4096)
+assert little.attrs["batches_done_in_parts"] == 1 and plenty.attrs["batches_done_in_parts"] == 0
+assert set(little["status"]) == {"ok"}
+assert little.to_csv() == plenty.to_csv()
+print(len(little), "rows")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the test limits its own address space, which needs Linux")
+def test_a_batch_that_does_not_fit_is_halved(tiny_folder):
+    """2,142 rows at once need 420 MB for their logits alone; the process is given 400 MB."""
+    run = subprocess.run([sys.executable, "-c", STARVED, tiny_folder], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == "2142 rows\n", run.stderr[-2000:]
