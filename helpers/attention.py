@@ -23,53 +23,71 @@ class SharedPrefixCache(Cache):
     Args:
         prefix: what the model kept of the prefix, one row.
         rows, room: how many rows, and how many tokens each of them will add.
+        dtype: what the rows' own keys and values are kept in; float32 saves converting them, the model's own memory.
+
+    Attributes:
+        own_tokens: how many each row has added; whoever runs a pass counts its tokens when it has ended.
+        here: the part of the block that is running.
     """
 
-    def __init__(self, prefix: DynamicCache, rows: int, room: int):
-        super().__init__(layers=[_SharedPrefixLayer(layer.keys, layer.values, rows, room) for layer in prefix.layers])
-        self.rows, self.room = rows, room
+    def __init__(self, prefix: DynamicCache, rows: int, room: int, dtype: torch.dtype):
+        parts = [_SharedPrefixLayer(layer.keys, layer.values, rows, room, dtype) for layer in prefix.layers]
+        super().__init__(layers=parts)
+        for layer, following in zip(self.layers, self.layers[1:] + self.layers[:1], strict=True):
+            layer.following = following
+        self.made_for = (rows, dtype)
+        self.forget_rows()
 
     def forget_rows(self) -> None:
         """Make the room free again for the next rows; the prefix stays."""
-        for layer in self.layers:
-            layer.own_tokens = 0
+        self.own_tokens, self.here = 0, self.layers[-1]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        """Keep the keys and values of new tokens, (rows, heads, tokens, head size); `attend` reads them from `here`."""
+        # Compiled code finds its part by the link: one that looks up a number would be compiled again for each block.
+        self.here = self.here.following if torch.compiler.is_compiling() else self.layers[layer_idx]
+        new = slice(self.own_tokens, self.own_tokens + key_states.shape[2])
+        self.here.keys[new] = key_states.permute(2, 1, 0, 3).to(self.here.keys.dtype)
+        self.here.values[new] = value_states.permute(2, 1, 0, 3).to(self.here.values.dtype)
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.layers[layer_idx].get_seq_length() + self.own_tokens
 
 
 class _SharedPrefixLayer(CacheLayerMixin):
-    """One block's part; float32 whatever the model's dtype, so that scores and their softmax lose nothing.
+    """One block's part. Scores and their softmax are computed in float32 whatever the dtype, so that they lose nothing.
 
     Attributes:
         prefix_keys, prefix_values: (heads, prefix tokens, head size), heads of keys and values.
-        keys, values: (heads, rows, room, head size), of which the first `own_tokens` are filled.
+        keys, values: (room, heads, rows, head size), of which the first `own_tokens` are filled.
+        following: the next block's part; of the last block, the first's.
     """
 
     is_initialized = True
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: int, room: int):
+    def __init__(self, keys: Tensor, values: Tensor, rows: int, room: int, dtype: torch.dtype):
         self.prefix_keys, self.prefix_values = keys[0].float(), values[0].float()
-        self.keys = self.prefix_keys.new_empty(len(self.prefix_keys), rows, room, keys.shape[-1])
-        self.values = self.prefix_values.new_empty(len(self.prefix_values), rows, room, values.shape[-1])
-        self.own_tokens = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do: the prefix told all shapes."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        """Keep the keys and values of new tokens, (rows, heads, tokens, head size); `attend` reads them from here."""
-        new = slice(self.own_tokens, self.own_tokens + key_states.shape[2])
-        self.keys[:, :, new] = key_states.transpose(0, 1)
-        self.values[:, :, new] = value_states.transpose(0, 1)
-        self.own_tokens = new.stop
-        return key_states, value_states
+        heads = len(self.prefix_keys)
+        self.keys = keys.new_empty(room, heads, rows, keys.shape[-1], dtype=dtype)
+        self.values = values.new_empty(room, heads, rows, values.shape[-1], dtype=dtype)
 
     def get_seq_length(self) -> int:
-        return self.prefix_keys.shape[1] + self.own_tokens
+        return self.prefix_keys.shape[1]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
-        return self.prefix_keys.shape[1] + self.keys.shape[2]
+        return self.prefix_keys.shape[1] + len(self.keys)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do: the prefix told all shapes."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("SharedPrefixCache.update writes here")
 
 
 def attend(
@@ -94,25 +112,45 @@ def attend(
     """
     if unknown := {name for name, setting in settings.items() if setting is not None} - HARMLESS:
         raise NotImplementedError(f"attention with {sorted(unknown)}")
-    layer = shared_prefix.layers[module.layer_idx]
+    layer = shared_prefix.here
     heads, prefix, size = layer.prefix_keys.shape
     rows, query_heads, new, _ = query.shape
-    own, lines = layer.own_tokens, query_heads // heads * new  # lines: queries of one row that share a head's keys
-    keys, values = (own_part.flatten(0, 1)[:, :own] for own_part in (layer.keys, layer.values))
+    own, lines = shared_prefix.own_tokens + new, query_heads // heads * new  # lines: queries that share a head's keys
+    keys, values = layer.keys[:own].float(), layer.values[:own].float()
 
     query = query.float() * (size**-0.5 if scaling is None else scaling)
-    query = query.reshape(rows, heads, lines, size).transpose(0, 1).reshape(heads, rows * lines, size)
-    to_prefix = torch.bmm(query, layer.prefix_keys.transpose(1, 2)).view(heads * rows, lines, prefix)
-    to_own = torch.bmm(query.view(heads * rows, lines, size), keys.transpose(1, 2))
+    query = query.reshape(rows, heads, lines, size).transpose(0, 1)
+    to_prefix = torch.bmm(query.reshape(heads, rows * lines, size), layer.prefix_keys.transpose(1, 2))
+    to_own = _dot_own(query, keys)
     if new > 1:  # the last new token sees all own tokens, the one before it all but one
         later = torch.ones(new, own, dtype=torch.bool, device=query.device).triu(own - new + 1)
-        to_own.masked_fill_(later.repeat(lines // new, 1), -torch.inf)
+        to_own = to_own.masked_fill(later.repeat(lines // new, 1), -torch.inf)
 
-    weights = torch.cat([to_prefix, to_own], -1).softmax(-1)
+    weights = torch.cat([to_prefix.view(heads, rows, lines, prefix), to_own], -1).softmax(-1)
     of_prefix = torch.bmm(weights.view(heads, rows * lines, -1)[..., :prefix], layer.prefix_values)
-    output = of_prefix.view(heads * rows, lines, -1).baddbmm_(weights[..., prefix:], values)
-    output = output.view(heads, rows, lines, -1).transpose(0, 1).to(value.dtype)
+    output = of_prefix.view(heads, rows, lines, -1) + _mix_own(weights[..., prefix:], values)
+    output = output.transpose(0, 1).to(value.dtype)
     return output.reshape(rows, query_heads, new, -1).transpose(1, 2), None
+
+
+def _dot_own(query: Tensor, keys: Tensor) -> Tensor:
+    """(heads, rows, lines, own): each row's queries (heads, rows, lines, size) with its own keys (own, heads, rows, size).
+
+    Many tiny matrix products: as such where each operation is a call, as products and sums where the compiler makes
+    one loop of them.
+    """
+    if torch.compiler.is_compiling():
+        return (query * keys.unsqueeze(3)).sum(-1).permute(1, 2, 3, 0)
+    products = torch.bmm(query.reshape(-1, *query.shape[2:]), keys.flatten(1, 2).permute(1, 2, 0))
+    return products.view(*query.shape[:3], len(keys))
+
+
+def _mix_own(weights: Tensor, values: Tensor) -> Tensor:
+    """(heads, rows, lines, size): each row's own values (own, heads, rows, size), weighted (heads, rows, lines, own)."""
+    if torch.compiler.is_compiling():
+        return (weights.permute(3, 0, 1, 2).unsqueeze(-1) * values.unsqueeze(3)).sum(0)
+    mixed = torch.bmm(weights.flatten(0, 1), values.flatten(1, 2).transpose(0, 1))
+    return mixed.view(*weights.shape[:3], -1)
 
 
 AttentionInterface.register(NAME, attend)

@@ -9,10 +9,10 @@ import torch
 
 from . import InputError
 
-USUAL = 256  # rows that already keep two CPU cores or a GPU busy (benchmarks/)
+USUAL = 512  # rows that keep two CPU cores busy (benchmarks/); a plan of few batches does not look further
 LARGEST = 4096
 SHARE_OF_MEMORY = 1 / 4  # of what is free, for a batch
-LEAST_BATCHES = 8  # a larger size is tried only where a plan still has so many batches of it
+LEAST_BATCHES = 16  # a larger size is tried only where a plan still has so many batches of it
 WORTHWHILE = 0.95  # a larger size must take this much of the time per row, or less
 
 
@@ -38,26 +38,25 @@ def find_batch_size(rows: int, row_bytes: int, device: torch.device, seconds: Ca
     limit = min(LARGEST, fitting, rows // LEAST_BATCHES)
     if size < USUAL or 2 * size > limit:
         return size
-    seconds(1)  # what only the first call pays
-    cost = seconds(size) / size
-    while 2 * size <= limit:
+    costs = {}
+    while size <= limit:
         try:
-            larger = seconds(2 * size) / (2 * size)
+            costs[size] = seconds(size) / size
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            larger = None
-        if larger is None:
+        if size not in costs or costs[size] > WORTHWHILE * costs.get(size // 2, torch.inf):
             free_memory(device)
-            return size
-        if larger > WORTHWHILE * cost:
-            return size
-        size, cost = 2 * size, larger
-    return size
+            return max(1, size // 2)
+        size *= 2
+    return size // 2
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `work` takes, up to its last kernel."""
+    """Seconds that `work` takes, up to its last kernel, after one call that pays what only the first pays."""
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     started = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -74,14 +73,14 @@ def in_parts(work: Callable[[slice], object], rows: int, device: torch.device) -
     parts = [slice(0, rows)]
     while parts:
         part = parts.pop(0)
-        result, fits = None, True
+        result, failed = None, False
         try:
             result = work(part)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            fits = False
-        if not fits:  # outside the except: the error's traceback holds the tensors of the failed attempt
+            failed = True
+        if failed:  # outside the except: the error's traceback holds the tensors of the failed attempt
             free_memory(device)
             middle = (part.start + part.stop) // 2
             if middle > part.start:
@@ -92,7 +91,7 @@ def in_parts(work: Callable[[slice], object], rows: int, device: torch.device) -
 
 def is_out_of_memory(error: Exception) -> bool:
     """On a GPU torch has an error of its own for it, on a CPU only a sentence."""
-    sentences = ("can't allocate memory", "not enough memory", "out of memory")
+    sentences = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sentence in str(error) for sentence in sentences)
     )

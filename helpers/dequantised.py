@@ -2,42 +2,52 @@
 
 Reading a GGUF file takes transformers ten seconds and more, most of it in going through the vocabulary entry by entry,
 once for the config, once for the tokenizer and once for the weights. The folder holds the same numbers. Its name says
-which file it was made of and what read it, so that it can't stand for another; it is safe to delete.
+which file it was made of and what read it, a list of checksums what was written; a folder that doesn't match its list
+is not used. It is safe to delete.
 """
 
 import hashlib
-import os
+import json
 import shutil
 import tempfile
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
-import transformers
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import ROOT
 
+LARGEST_FILE = 500 << 20  # bytes of a GGUF file; the float32 weights of a larger one would be gigabytes to keep
+CHECKSUMS = "checksums.json"
+
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """SHA-256 of a file, in hexadecimal; read again only when the file has changed."""
+    state = path.stat()
+    return _sha256(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def dequantised_folder(gguf_file: Path) -> Path:
-    """Where the folder of this GGUF file is, or would be."""
-    return ROOT / "runs" / "models" / f"{sha256(gguf_file)[:16]}-transformers-{transformers.__version__}"
-
-
-def can_keep(folder: Path) -> bool:
-    """Whether the folder is still to be made, and can be."""
-    return not folder.exists() and os.access(ROOT, os.W_OK)
+def find_dequantised(gguf_file: Path) -> Path | None:
+    """The folder made of this GGUF file, if there is one and it is as it was written."""
+    folder = _folder(gguf_file)
+    try:
+        written = json.loads((folder / CHECKSUMS).read_text())
+        return folder if all(sha256(folder / name) == digest for name, digest in written.items()) else None
+    except (OSError, ValueError):
+        return None
 
 
 def keep_dequantised(
-    folder: Path, model: PreTrainedModel, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    gguf_file: Path, model: PreTrainedModel, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Make the folder of a GGUF file, whole or not at all; a full disk is no error, only the next load is slow.
+    """Make the folder of a small GGUF file, whole or not at all. Whatever prevents it is no error: loading is slow then.
 
     Args:
         model: as loaded from the file in float32; its config says that it was quantised, so it can't save itself.
@@ -45,7 +55,7 @@ def keep_dequantised(
     """
     from safetensors.torch import save_file
 
-    staging = None
+    folder, staging = _folder(gguf_file), None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix="making-", dir=folder.parent))
@@ -54,9 +64,24 @@ def keep_dequantised(
         model.generation_config.save_pretrained(staging)
         tensors = {tensor.data_ptr(): (name, tensor) for name, tensor in reversed(model.state_dict().items())}
         save_file(dict(tensors.values()), staging / "model.safetensors", metadata={"format": "pt"})  # tied ones once
+        written = {path.name: sha256(path) for path in sorted(staging.iterdir())}
+        (staging / CHECKSUMS).write_text(json.dumps(written, indent=1))
         for path in (staging, *staging.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)  # another user of this checkout may read it
+        shutil.rmtree(folder, ignore_errors=True)  # one that doesn't match its list
         staging.rename(folder)
-    except (OSError, SafetensorError):  # also where another process was faster
+    except Exception:  # a full or read-only disk, another process that was faster: the model is loaded all the same
+        pass
+    finally:
         if staging:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_worth_keeping(gguf_file: Path) -> bool:
+    """Whether the file is small, and nothing is kept of it yet."""
+    return gguf_file.stat().st_size <= LARGEST_FILE and find_dequantised(gguf_file) is None
+
+
+def _folder(gguf_file: Path) -> Path:
+    readers = "-".join(f"{package}-{version(package)}" for package in ("transformers", "gguf"))
+    return ROOT / "runs" / "models" / f"{sha256(gguf_file)[:16]}-{readers}"

@@ -2,14 +2,16 @@
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from .attention import SharedPrefixCache, can_share, shared_prefix_attention
+from .batches import is_out_of_memory
 from .decoding import Sampling, greedy
+from .fused import compile_blocks, fused
 from .hooks import patch, record
 from .models import LanguageModel
 from .plans import TargetPrompt, locate
@@ -25,12 +27,15 @@ class PatchedPrompt:
     placeholder, what follows it in the prompt (nothing, in the paper's), and its new tokens.
 
     Where the model allows it (`shares_prefix`), attention reads the prefix once for all rows; otherwise the model's
-    own attention reads a copy for each row. The same results, to the rounding: it is tried on this prompt first.
+    own attention reads a copy for each row. For a long sweep the blocks can be compiled (`fuse`). The results are the
+    same to the rounding: each is tried on this prompt, beside the model's own way, before it is used.
 
     Attributes:
         max_new_tokens: how many tokens a row may write.
         placeholder_norms: (layers,) float32, norm of the placeholder's own hidden state h_{i*}^{ℓ*}.
-        row_bytes: memory that a row of a batch needs, at most.
+        shares_prefix: whether attention reads the prefix once for all rows.
+        fused_rows: batches of exactly so many rows run compiled; 0 for none.
+        why_not: what kept the model from either, where something did.
     """
 
     @torch.inference_mode()
@@ -43,13 +48,32 @@ class PatchedPrompt:
         self.prefix = DynamicCache(config=lm.model.config)
         if position:
             lm.model(ids[:, :position], past_key_values=self.prefix, logits_to_keep=1)
-        self.row_bytes = self._row_bytes(position)
-        self.shares_prefix = False
-        with record(dict(enumerate(lm.blocks))) as hidden_states:
-            usual = self._unpatched_logits()
-        self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
+        self.shares_prefix, self.fused_rows, self.why_not = False, 0, ""
         self._room_made: SharedPrefixCache | None = None  # kept from batch to batch
-        self.shares_prefix = can_share(lm.model, self.prefix, self.room) and self._agrees_when_shared(usual)
+        with record(dict(enumerate(lm.blocks))) as hidden_states:
+            usual = self._trial(rows=2, passes=1)
+            self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
+        if can_share(lm.model, self.prefix, self.room):
+            usual = self._trial(rows=2, passes=2)
+            self.shares_prefix = True
+            if not self._agrees(usual, rows=2):
+                self.shares_prefix, self._room_made = False, None
+
+    @torch.inference_mode()
+    def fuse(self, rows: int) -> bool:
+        """Compile the blocks for batches of exactly so many rows; False, and nothing changed, where that can't be."""
+        if not self.shares_prefix:
+            return False
+        usual = self._trial(rows, passes=3)
+        try:
+            self._forwards = compile_blocks(self.lm.blocks)
+        except RuntimeError as error:  # a Python that torch.compile doesn't know yet
+            self.why_not = str(error)
+            return False
+        self.fused_rows = rows
+        if not self._agrees(usual, rows):
+            self.fused_rows = 0
+        return bool(self.fused_rows)
 
     @torch.inference_mode()
     def continue_from(
@@ -69,13 +93,13 @@ class PatchedPrompt:
             max_new_tokens: fewer than the prompt was made for, if given.
 
         Returns:
-            (rows,) lists of token ids, cut at end-of-sequence; (rows,) whether all logits were finite.
+            (rows,) lists of token ids, cut at end-of-sequence; (rows,) whether the largest logits were finite.
         """
         rows = len(vectors)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds] if decoding else None
         stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), dtype=torch.long, device=self.lm.device)
 
-        with self._attention():
+        with self._way(rows):
             cache = self._after_prefix(rows)
             with patch(self.lm.blocks, target_layers, vectors, position=0):  # the only pass that is patched
                 logits = self._next_logits(self.tail.expand(rows, -1), cache)
@@ -95,15 +119,22 @@ class PatchedPrompt:
         texts = torch.stack(new_tokens, 1).tolist()
         return [_until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
 
-    def _attention(self):
-        return shared_prefix_attention(self.lm.model) if self.shares_prefix else nullcontext()
+    def _way(self, rows: int) -> ExitStack:
+        """The way that a batch of so many rows runs: as the model does, sharing the prefix, or compiled as well."""
+        way = ExitStack()
+        if self.shares_prefix:
+            way.enter_context(shared_prefix_attention(self.lm.model))
+        if rows == self.fused_rows:
+            way.enter_context(fused(self.lm.blocks, self._forwards))
+        return way
 
     def _after_prefix(self, rows: int) -> DynamicCache | SharedPrefixCache:
         """A cache in which so many rows have read the prefix."""
         if self.shares_prefix:
-            if self._room_made is None or self._room_made.rows != rows:
+            dtype = self.lm.model.dtype if rows == self.fused_rows else torch.float32
+            if self._room_made is None or self._room_made.made_for != (rows, dtype):
                 self._room_made = None  # freed before new room is made
-                self._room_made = SharedPrefixCache(self.prefix, rows, self.room)
+                self._room_made = SharedPrefixCache(self.prefix, rows, self.room, dtype)
             self._room_made.forget_rows()
             return self._room_made
         cache = copy.deepcopy(self.prefix)
@@ -114,29 +145,45 @@ class PatchedPrompt:
 
     def _next_logits(self, ids: Tensor, cache: DynamicCache | SharedPrefixCache) -> Tensor:
         """(rows, vocabulary) logits after `ids` (rows, tokens), which join the cache."""
-        shared = {"shared_prefix": cache} if self.shares_prefix else {}
-        return self.lm.model(ids, past_key_values=cache, logits_to_keep=1, **shared).logits[:, -1]
+        if not self.shares_prefix:
+            return self.lm.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        logits = self.lm.model(ids, past_key_values=cache, logits_to_keep=1, shared_prefix=cache).logits[:, -1]
+        cache.own_tokens += ids.shape[1]
+        return logits
 
-    def _unpatched_logits(self) -> Tensor:
-        """(2, vocabulary) logits of two rows that have read the whole prompt, and one more token where there is room."""
-        ids = torch.cat([self.tail, self.tail[:, -1:]], 1)[:, : self.room]
-        with self._attention():
-            return self._next_logits(ids.expand(2, -1), self._after_prefix(rows=2)).float()
+    def _trial(self, rows: int, passes: int) -> Tensor:
+        """(rows, vocabulary) logits after the unpatched prompt and some more tokens, other ones in every other row."""
+        ids = self.tail.expand(rows, -1)
+        more = self.tail[:, -1:] + torch.arange(rows, device=ids.device)[:, None] % 2
+        with self._way(rows):
+            cache = self._after_prefix(rows)
+            for _ in range(min(passes, self.max_new_tokens)):
+                logits, ids = self._next_logits(ids, cache), more
+        return logits.float()
 
-    def _agrees_when_shared(self, usual: Tensor) -> bool:
-        """Whether attention that shares the prefix gives the logits that the model's own gives."""
-        self.shares_prefix = True
+    def _agrees(self, usual: Tensor, rows: int) -> bool:
+        """Whether the way that is now set gives the logits of the usual one, in each row, apart from a common offset."""
         try:
-            shared = self._unpatched_logits()
-        except Exception:  # of whatever kind: this family's attention is not one that `attend` can stand in for
+            logits = self._trial(rows, passes=3 if self.fused_rows else 2)
+        except Exception as error:  # of whatever kind: a family or a machine that this way is not for
+            if is_out_of_memory(error):
+                raise
+            self.why_not = f"{type(error).__name__}: {error}".splitlines()[0]
             return False
-        return bool((shared - usual).norm() <= SAME_LOGITS[self.lm.dtype] * usual.norm())
+        usual, logits = (some - some.mean(-1, keepdim=True) for some in (usual, logits))
+        difference = ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()
+        agrees = difference <= SAME_LOGITS[self.lm.dtype]
+        self.why_not = "" if agrees else f"logits differ by {difference:.1e}"
+        return agrees
 
-    def _row_bytes(self, prefix_tokens: int) -> int:
-        """Twice what a row needs at most: its keys and values, the prefix's copies among them, and its logits."""
-        config = self.lm.model.config.get_text_config()
-        kept = 2 * self.lm.num_layers * max(self.lm.width, getattr(config, "head_dim", 0) or 0)
-        return 2 * 4 * (kept * (prefix_tokens + self.room) + 2 * config.vocab_size)
+    @property
+    def row_bytes(self) -> int:
+        """Memory that a row needs: twice its keys and values and its logits in float32, for what is made on the way."""
+        layers = [layer for layer in self.prefix.layers if layer.is_initialized]
+        kept = sum(layer.keys[0, :, 0].numel() + layer.values[0, :, 0].numel() for layer in layers)  # of one token
+        kept = kept or 2 * self.lm.num_layers * self.lm.width
+        tokens = self.room + (0 if self.shares_prefix else self.prefix.get_seq_length())
+        return 2 * 4 * (kept * tokens + 2 * self.lm.config.get_text_config().vocab_size)
 
 
 def _until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from . import InputError
-from .dequantised import can_keep, dequantised_folder, keep_dequantised, sha256
+from .dequantised import find_dequantised, is_worth_keeping, keep_dequantised, sha256
 from .hooks import record
 from .results import slug
 
@@ -125,8 +125,8 @@ def read_model(name: str, revision: str | None = None) -> ModelCard:
         InputError: not found, or its files can't be read.
     """
     folder, gguf_file = _find(name, revision)
-    where = _where(folder, gguf_file)
     try:
+        where = _where(folder, gguf_file)
         config = AutoConfig.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers and gguf raise many kinds; each means files that can't be used
@@ -154,9 +154,12 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
     card = read_model(name, **source_options)
     fingerprint = _fingerprint(card.folder, card.gguf_file, name)
     try:
-        if card.gguf_file and can_keep(whole := dequantised_folder(card.folder / card.gguf_file)):
-            keep_dequantised(whole, _read_weights(card, torch.float32), card.config, card.tokenizer)
-        model = _read_weights(card, DTYPES[dtype])
+        model = None
+        if card.gguf_file and is_worth_keeping(file := card.folder / card.gguf_file):
+            model = _read_weights(card, torch.float32)
+            keep_dequantised(file, model, card.config, card.tokenizer)
+        if model is None or dtype != "float32":
+            model = _read_weights(card, DTYPES[dtype])
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
@@ -244,9 +247,11 @@ def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
 
 def _where(folder: Path, gguf_file: str | None) -> dict[str, object]:
     """What transformers is to read: a folder, a GGUF file, or the folder that was made of one."""
-    if gguf_file and not (whole := dequantised_folder(folder / gguf_file)).exists():
-        return {"pretrained_model_name_or_path": folder, "gguf_file": gguf_file}
-    return {"pretrained_model_name_or_path": whole if gguf_file else folder}
+    if not gguf_file:
+        return {"pretrained_model_name_or_path": folder}
+    if whole := find_dequantised(folder / gguf_file):
+        return {"pretrained_model_name_or_path": whole}
+    return {"pretrained_model_name_or_path": folder, "gguf_file": gguf_file}
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -14,7 +14,7 @@ import pandas as pd
 from . import InputError
 from .decoding import Sampling
 
-METHOD_VERSION = 1  # part of every row's id; raised only when a result could change
+METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
 
 PAPER_TARGET_PROMPT = (
     "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational "

@@ -13,6 +13,7 @@ from .activations import Sources
 from .batches import check_batch_size, find_batch_size, in_parts, timed
 from .decoding import Sampling
 from .engine import PatchedPrompt
+from .fused import FROM_ROWS
 from .models import LanguageModel
 from .plans import Plan, TargetPrompt, make_plan
 from .results import describe
@@ -38,6 +39,7 @@ def interpret(
     batch_size: int | None = None,
     decoding: Sampling | None = None,
     seeds: Sequence[int] | None = None,
+    fused: bool | None = None,
 ) -> list[str]:
     """What the model writes when each vector stands in place of the target prompt's placeholder (paper §3).
 
@@ -49,6 +51,7 @@ def interpret(
             float32.
         decoding: None is greedy.
         seeds: (n,) for sampling; 0 … n−1 if left out.
+        fused: compile the model's blocks first; if left out, where n is large enough to pay for it (helpers/fused.py).
 
     Returns:
         (n,) continuations without special tokens, cut at end-of-sequence; "" where logits were not finite, or where
@@ -67,7 +70,7 @@ def interpret(
         )
     check_batch_size(batch_size)
     prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max_new_tokens)
-    size = batch_size or find_size(prompt, len(vectors))
+    size = _prepare(prompt, len(vectors), batch_size, fused)
     seeds = range(len(vectors)) if seeds is None else seeds
     texts = []
     for start in range(0, len(vectors), size):
@@ -81,6 +84,7 @@ def run(
     plan: Plan,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    fused: bool | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
 
@@ -91,6 +95,8 @@ def run(
         batch_size: rows at a time; found once, here, if left out. A batch that runs out of memory is done in
             halves; the next one is whole again.
         progress: called after each batch with (rows done, rows in all).
+        fused: compile the model's blocks first; if left out, where the plan is long enough to pay for it
+            (helpers/fused.py).
 
     Yields:
         Rows in the row schema, their scores still empty.
@@ -103,12 +109,12 @@ def run(
     items["id"] = plan.ids(items, lm)
     prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
     sources = Sources(lm, plan.prompts)
-    size = batch_size or find_size(prompt, len(items))
+    size = _prepare(prompt, len(items), batch_size, fused)
 
     def batches():
         for start in range(0, len(items), size):
             rows = _run_batch(prompt, sources, plan, items.iloc[start : start + size])
-            rows.attrs |= {"batch_size": size, "shares_prefix": prompt.shares_prefix}
+            rows.attrs |= {"batch_size": size, "shares_prefix": prompt.shares_prefix, "fused": bool(prompt.fused_rows)}
             yield rows
             if progress:
                 progress(start + len(rows), len(items))
@@ -152,7 +158,7 @@ def _interpret_batch(
 
 
 def find_size(prompt: PatchedPrompt, rows: int) -> int:
-    """A size for so many rows, by memory and by the time of one pass over zero vectors."""
+    """A batch size for so many rows, by memory and by the time of one pass over zero vectors."""
     lm = prompt.lm
 
     def one_pass(size: int) -> float:
@@ -160,6 +166,15 @@ def find_size(prompt: PatchedPrompt, rows: int) -> int:
         return timed(lambda: prompt.continue_from(vectors, layers, max_new_tokens=1), lm.device)
 
     return find_batch_size(rows, prompt.row_bytes, lm.device, one_pass)
+
+
+def _prepare(prompt: PatchedPrompt, rows: int, batch_size: int | None, fused: bool | None) -> int:
+    """The batch size; the blocks are compiled for it if that is asked for, or pays."""
+    size = batch_size or find_size(prompt, rows)
+    pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # where it was measured
+    if (pays if fused is None else fused) and not prompt.fuse(size) and fused:
+        raise InputError("fused", fused, f"this model can't be compiled here ({prompt.why_not or 'no shared prefix'})")
+    return size
 
 
 def _source_vectors(sources: Sources, items: pd.DataFrame) -> Tensor:
@@ -176,6 +191,7 @@ def sweep(
     *settings,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    fused: bool | None = None,
     **more_settings,
 ) -> pd.DataFrame:
     """Run a plan (or the one that `make_plan` makes of these arguments) and score it.
@@ -185,15 +201,16 @@ def sweep(
     """
     plan = prompts if isinstance(prompts, Plan) else make_plan(prompts, *settings, **more_settings)
     started = time.monotonic()
-    batches = list(run(lm, plan, batch_size, progress))
+    batches = list(run(lm, plan, batch_size, progress, fused))
     generated = time.monotonic()
     rows = score(pd.concat(batches, ignore_index=True), plan.target_prompt)
+    in_parts = sum(batch.attrs["parts"] > 1 for batch in batches)
+    fixed = lm.dtype == "float32" or (batch_size is not None and not in_parts)  # else a batch's size shows in texts
     rows.attrs = {
         **describe(lm, plan),
-        **{name: batches[0].attrs[name] for name in ("batch_size", "shares_prefix")},
-        "batches_done_in_parts": sum(batch.attrs["parts"] > 1 for batch in batches),
+        **{name: batches[0].attrs[name] for name in ("batch_size", "shares_prefix", "fused")},
+        "batches_done_in_parts": in_parts,
+        "same_bytes_again": fixed and "oom" not in set(rows["status"]),
         "seconds": {"run": round(generated - started, 1), "score": round(time.monotonic() - generated, 1)},
     }
     return rows
-
-

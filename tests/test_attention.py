@@ -6,6 +6,7 @@ import pytest
 import torch
 from reference import plain_interpret
 from transformers import (
+    AttentionInterface,
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
@@ -28,6 +29,7 @@ from transformers import (
     StableLmConfig,
 )
 
+from helpers import InputError
 from helpers.attention import shared_prefix_attention
 from helpers.decoding import Sampling, greedy
 from helpers.engine import PatchedPrompt
@@ -44,6 +46,8 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 # config, whether its attention can share the prefix: not with capped scores, sinks, or an interface of its own
 FAMILIES = {
     "llama": (LlamaConfig, {}, True),
+    "llama, a key for each head": (LlamaConfig, {"num_key_value_heads": 4}, True),
+    "llama, one key": (LlamaConfig, {"num_key_value_heads": 1}, True),
     "mistral": (MistralConfig, {}, True),
     "mistral, short window": (MistralConfig, {"sliding_window": 8}, False),
     "qwen2": (Qwen2Config, {}, True),
@@ -54,7 +58,9 @@ FAMILIES = {
     "olmo": (OlmoConfig, {}, True),
     "olmo2": (Olmo2Config, {}, True),
     "phi": (PhiConfig, {}, True),
+    "phi, a key for each head": (PhiConfig, {"num_key_value_heads": 4}, True),
     "phi3": (Phi3Config, {}, True),
+    "phi3, a key for each head": (Phi3Config, {"num_key_value_heads": 4}, True),
     "granite": (GraniteConfig, {"attention_multiplier": 0.3, "residual_multiplier": 0.7}, True),
     "cohere": (CohereConfig, {}, True),
     "stablelm": (StableLmConfig, {}, False),
@@ -144,7 +150,60 @@ def test_in_lower_precision_attention_still_shares(lm):
 
     for dtype in ("bfloat16", "float16"):
         low = replace(lm, model=copy.deepcopy(lm.model).to(getattr(torch, dtype)), dtype=dtype)
-        assert PatchedPrompt(low, TargetPrompt(), 2).shares_prefix
+        prompt = PatchedPrompt(low, TargetPrompt(), 3)
+        assert prompt.shares_prefix, prompt.why_not
+        tokens, finite = prompt.continue_from(*draw(lm, rows=8))
+        prompt.shares_prefix = False
+        usual = prompt.continue_from(*draw(lm, rows=8))[0]
+        assert all(finite) and sum(a[0] == b[0] for a, b in zip(tokens, usual, strict=True)) >= 6
+
+
+def test_compiled_blocks_write_the_same(lm):
+    """float32, batches of the compiled size and a last one that is smaller; the model is its own again afterwards."""
+    vectors, layers = draw(lm, rows=40)
+    plain = interpret(lm, vectors, layers, batch_size=16)
+    assert interpret(lm, vectors, layers, batch_size=16, fused=True) == plain
+    assert not any("forward" in block.__dict__ for block in lm.blocks) and lm.attention == "sdpa"
+
+
+@pytest.mark.parametrize("when", ["at once", "at the first pass"])
+def test_a_model_that_cannot_be_compiled_is_run_as_it_is(lm, monkeypatch, when):
+    def fails(*args, **kwargs):
+        raise RuntimeError("Failed to find C++ compiler")
+
+    def no_compiler(forward, **settings):
+        return fails() if when == "at once" else fails
+
+    vectors, layers = draw(lm, rows=4)
+    plain = interpret(lm, vectors, layers)
+    monkeypatch.setattr("helpers.superscopes.FROM_ROWS", 4)
+    monkeypatch.setattr("torch.compile", no_compiler)
+    with pytest.raises(InputError, match=r"fused=True.*C\+\+ compiler"):
+        interpret(lm, vectors, layers, fused=True)
+    assert interpret(lm, vectors, layers) == plain
+
+
+@pytest.mark.parametrize("broken", ["other logits", "an error", "no memory"])
+def test_a_way_that_is_not_right_is_not_taken(lm, monkeypatch, broken):
+    """The trial sees a wrong result; running out of memory is not taken for one."""
+    from helpers import attention
+
+    def attend(*args, **kwargs):
+        if broken == "an error":
+            raise RuntimeError("a bug")
+        if broken == "no memory":
+            raise torch.OutOfMemoryError("too much")
+        output, weights = attention.attend(*args, **kwargs)
+        return output.roll(1, 0), weights  # each row reads its neighbour's
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, attend)
+    if broken == "no memory":
+        with pytest.raises(torch.OutOfMemoryError):
+            PatchedPrompt(lm, TargetPrompt(), 4)
+    else:
+        prompt = PatchedPrompt(lm, TargetPrompt(), 4)
+        assert not prompt.shares_prefix and prompt.why_not
+    assert lm.attention == "sdpa"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -10,7 +10,7 @@ import pytest
 from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from helpers import ROOT, InputError
-from helpers.dequantised import dequantised_folder
+from helpers.dequantised import find_dequantised
 from helpers.models import EMBEDDED, load_model, read_model
 from helpers.plans import PAPER_TARGET_PROMPT
 from helpers.results import read_prompts
@@ -29,20 +29,45 @@ def test_the_same_gguf_by_its_path_is_the_same_model(lm):
 
 def test_the_folder_made_of_a_gguf_file_holds_the_same_model(lm, tmp_path, monkeypatch):
     """Where no folder can be made, the file itself is read: slower, with the same numbers, tokens and stop tokens."""
-    assert dequantised_folder(lm.folder / lm.gguf_file).exists()
+    folder = find_dequantised(lm.folder / lm.gguf_file)
+    assert folder, "made by set-up, or when the fixture loaded"
+    kept = load_model("smollm2-135m")
     (tmp_path / "runs").write_text("a file where the folder should go")
     monkeypatch.setattr("helpers.dequantised.ROOT", tmp_path)
     direct = load_model("smollm2-135m")
-    assert direct.fingerprint == lm.fingerprint and direct.stop_tokens == lm.stop_tokens
-    weights = lm.model.state_dict()
-    for name, tensor in direct.model.state_dict().items():
-        assert (tensor == weights[name]).all(), name
-    buffers = dict(lm.model.named_buffers())
-    for name, tensor in direct.model.named_buffers():
-        assert (tensor == buffers[name]).all(), name
-    for text in [*read_prompts("data/prompts.csv"), PAPER_TARGET_PROMPT, "<|im_start|>user\nÜbér  naïve\n\n\t→ 東京 <|im_end|>"]:
-        assert direct.token_ids(text) == lm.token_ids(text)
-        assert direct.decoded_tokens(text) == lm.decoded_tokens(text)
+    assert direct.fingerprint == kept.fingerprint and direct.stop_tokens == kept.stop_tokens
+    assert same(direct.model.state_dict(), kept.model.state_dict())
+    assert same(dict(direct.model.named_buffers()), dict(kept.model.named_buffers()))
+    for text in [
+        *read_prompts("data/prompts.csv"),
+        PAPER_TARGET_PROMPT,
+        "<|im_start|>Übér  naïve\n\n\t→ 東京<|im_end|>",
+    ]:
+        assert direct.token_ids(text) == kept.token_ids(text)
+        assert direct.decoded_tokens(text) == kept.decoded_tokens(text)
+
+
+def same(some: dict, others: dict) -> bool:
+    return some.keys() == others.keys() and all((some[name] == others[name]).all() for name in some)
+
+
+def test_a_folder_that_was_touched_is_not_used(lm, tmp_path, monkeypatch):
+    file = lm.folder / lm.gguf_file
+    folder = find_dequantised(file)
+    copy = tmp_path / "runs" / "models" / folder.name
+    shutil.copytree(folder, copy)
+    monkeypatch.setattr("helpers.dequantised.ROOT", tmp_path)
+    assert find_dequantised(file) == copy
+    with open(copy / "model.safetensors", "r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\x7f")
+    assert find_dequantised(file) is None
+
+
+def test_a_model_file_that_is_gone_is_one_sentence(tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"not a model")
+    with pytest.raises(InputError, match="its files can't be read"):
+        read_model(str(tmp_path / "broken.gguf"))
 
 
 def test_an_embedded_file_that_is_not_the_known_one_is_refused(lm, monkeypatch):
