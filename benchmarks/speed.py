@@ -148,9 +148,9 @@ def best_size(way, work: ways.Work) -> int:
 
 
 def compare(table: pd.DataFrame, texts: dict[str, list[str]], plain: list[str], column: str) -> None:
-    """Add how many of the compared rows read as they do in the plain way."""
-    count = {name: sum(a == b for a, b in zip(some, plain, strict=True)) for name, some in texts.items()}
-    table[column] = [f"{count[name]} of {len(plain)}" if name in count else "" for name in table["way"]]
+    """Add how many of the compared rows that a way was given read as they do in the plain way."""
+    same = {name: sum(map(str.__eq__, some, plain)) for name, some in texts.items()}
+    table[column] = [f"{same[name]} of {len(texts[name])}" if name in texts else "" for name in table["way"]]
 
 
 def has_peers() -> bool:

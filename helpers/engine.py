@@ -1,8 +1,8 @@
 """The engine: read the target prompt up to its placeholder once, put α·v there, let the model write."""
 
 import copy
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ class PatchedPrompt:
         usual = self._trial(rows, passes=3)
         try:
             self._forwards = compile_blocks(self.lm.blocks)
-        except RuntimeError as error:  # a Python that torch.compile doesn't know yet
+        except RuntimeError as error:  # also for a Python that torch.compile doesn't know yet
             self.why_not = str(error)
             return False
         self.fused_rows = rows
@@ -119,14 +119,15 @@ class PatchedPrompt:
         texts = torch.stack(new_tokens, 1).tolist()
         return [_until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
 
-    def _way(self, rows: int) -> ExitStack:
+    @contextmanager
+    def _way(self, rows: int) -> Iterator[None]:
         """The way that a batch of so many rows runs: as the model does, sharing the prefix, or compiled as well."""
-        way = ExitStack()
-        if self.shares_prefix:
-            way.enter_context(shared_prefix_attention(self.lm.model))
-        if rows == self.fused_rows:
-            way.enter_context(fused(self.lm.blocks, self._forwards))
-        return way
+        with ExitStack() as way:
+            if self.shares_prefix:
+                way.enter_context(shared_prefix_attention(self.lm.model))
+            if rows == self.fused_rows:
+                way.enter_context(fused(self.lm.blocks, self._forwards))
+            yield
 
     def _after_prefix(self, rows: int) -> DynamicCache | SharedPrefixCache:
         """A cache in which so many rows have read the prefix."""
@@ -168,7 +169,7 @@ class PatchedPrompt:
         except Exception as error:  # of whatever kind: a family or a machine that this way is not for
             if is_out_of_memory(error):
                 raise
-            self.why_not = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.why_not = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             return False
         usual, logits = (some - some.mean(-1, keepdim=True) for some in (usual, logits))
         difference = ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()

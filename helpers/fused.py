@@ -6,6 +6,7 @@ of compiling and trying (benchmarks/); so it is for long sweeps.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,7 +15,13 @@ FROM_ROWS = 50_000  # a plan of so many rows takes minutes, and gets the seconds
 
 
 def compile_blocks(blocks: Sequence[nn.Module]) -> list[Callable]:
-    """The blocks' forwards, compiled when they first run; an error then, not a slow graph in pieces, if they can't be."""
+    """The blocks' forwards, compiled when they first run; an error then, not a slow graph in pieces, if they can't be.
+
+    Raises:
+        RuntimeError: torch is installed where its compiler can't work.
+    """
+    if " " in (folder := str(Path(torch.__file__).parent)):  # it hands paths to the C++ compiler without quotes
+        raise RuntimeError(f"torch compiles nothing in a folder whose path has a space: {folder}")
     return [torch.compile(block.forward, fullgraph=True) for block in blocks]
 
 

@@ -168,8 +168,8 @@ def _announce(model: str, parameters: dict[str, dict]) -> None:
         return
     plans = {name: plan_of(name, given) for name, given in evaluations.items()}  # before the slow imports
     print("checking the settings against the model …", flush=True)
-    from .models import check_hardware, read_model
     from .batches import check_batch_size
+    from .models import check_hardware, read_model
 
     for given in evaluations.values():
         check_batch_size(given["batch_size"] or None)

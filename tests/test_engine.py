@@ -10,10 +10,10 @@ from reference import plain_interpret, plain_vector
 from helpers import InputError
 from helpers.activations import capture
 from helpers.decoding import Sampling
+from helpers.engine import PatchedPrompt
 from helpers.hooks import patch, record
 from helpers.plans import COMPONENTS, PAPER_TARGET_PROMPT, TargetPrompt, make_plan
 from helpers.results import read_prompts
-from helpers.engine import PatchedPrompt
 from helpers.superscopes import interpret, run, sweep
 
 
