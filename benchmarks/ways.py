@@ -93,7 +93,6 @@ def prepare_compiled_engine(work: Work) -> PatchedPrompt:
     prompt = prepare_engine(work)
     if not prompt.fuse(work.batch_size):
         print(f"this engine: not compiled here ({prompt.why_not})")
-    engine(replace(work, vectors=work.vectors[:1], target_layers=work.target_layers[:1], peer=prompt))
     return prompt
 
 
