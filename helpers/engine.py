@@ -51,7 +51,7 @@ class PatchedPrompt:
         self.shares_prefix, self.fused_rows, self.why_not = False, 0, ""
         self._room_made: SharedPrefixCache | None = None  # kept from batch to batch
         with record(dict(enumerate(lm.blocks))) as hidden_states:
-            usual = self._trial(rows=2, passes=1)
+            self._trial(rows=2, passes=1)
             self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
         if can_share(lm.model, self.prefix, self.room):
             usual = self._trial(rows=2, passes=2)

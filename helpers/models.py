@@ -103,7 +103,7 @@ class LanguageModel(ModelCard):
 
     @property
     def attention(self) -> str:
-        """Which attention implementation computes the results (part of a row's id)."""
+        """The model's own attention implementation (part of a row's id); the engine's may stand in for it."""
         return self.model.config._attn_implementation
 
     @cached_property
@@ -154,7 +154,7 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
     card = read_model(name, **source_options)
     fingerprint = _fingerprint(card.folder, card.gguf_file, name)
     try:
-        model = None
+        model = None  # what is read in float32 to be kept may be what is wanted
         if card.gguf_file and is_worth_keeping(file := card.folder / card.gguf_file):
             model = _read_weights(card, torch.float32)
             keep_dequantised(file, model, card.config, card.tokenizer)

@@ -1,4 +1,4 @@
-"""The method, in the contract's words: interpret vectors, run a plan, sweep a grid."""
+"""The method in three calls: interpret vectors, run a plan batch by batch, sweep a grid and score it."""
 
 import hashlib
 import time
