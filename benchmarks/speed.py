@@ -69,7 +69,7 @@ def random_model(shape: str, dtype: str, device: torch.device) -> LanguageModel:
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-    card = {"name": shape, "folder": small.folder, "gguf_file": None, "config": config, "tokenizer": small.tokenizer}
+    card = {"source": replace(small.source, name=shape), "config": config, "tokenizer": small.tokenizer}
     return LanguageModel(**card, model=model, dtype=dtype, fingerprint="random")
 
 

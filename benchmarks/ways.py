@@ -179,5 +179,9 @@ def prepare_transformer_lens(work: Work) -> object:
 
     lm = work.lm
     return TransformerBridge.boot_transformers(
-        str(lm.folder), hf_model=copy.deepcopy(lm.model), tokenizer=lm.tokenizer, device=lm.device, dtype=lm.model.dtype
+        str(lm.source.folder),
+        hf_model=copy.deepcopy(lm.model),
+        tokenizer=lm.tokenizer,
+        device=lm.device,
+        dtype=lm.model.dtype,
     )

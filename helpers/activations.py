@@ -94,20 +94,21 @@ def _one_pass(lm: LanguageModel, prompts: list[str]) -> list[Activations]:
     lengths = torch.tensor([len(one) for one in ids])
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True)
     real = torch.arange(padded.shape[1]) < lengths[:, None]
-    modules = {}
-    for layer, block in enumerate(lm.blocks):
-        modules["hidden_state", layer] = block
-        modules["mlp_output", layer] = block.mlp
-        modules["attention_output", layer] = block.self_attn
-    with record(modules) as seen:
+    with record(lm.parts.modules()) as seen:
         lm.model(padded.to(lm.device), attention_mask=real.long().to(lm.device), use_cache=False, logits_to_keep=1)
+
+    def layers(component: str) -> Tensor:  # (layers, rows, tokens, width), also of a model on several devices
+        every = range(lm.num_layers)
+        if component == "hidden_state":
+            return torch.stack([seen[component, layer].to(lm.device) for layer in every])
+        added = (lm.parts.added(seen[component, layer], layer, seen["hidden_state", layer]) for layer in every)
+        return torch.stack([one.to(lm.device) for one in added])
+
+    kept = {component: layers(component) for component in ("hidden_state", "mlp_output", "attention_output")}
     return [
         Activations(
             [lm.tokenizer.decode([token]) for token in one],
-            **{
-                component: torch.stack([seen[component, layer][row, : len(one)] for layer in range(lm.num_layers)])
-                for component in ("hidden_state", "mlp_output", "attention_output")
-            },
+            **{component: vectors[:, row, : len(one)] for component, vectors in kept.items()},
         )
         for row, one in enumerate(ids)
     ]

@@ -6,20 +6,26 @@ which file it was made of and what read it, a list of checksums what was written
 is not used. It is safe to delete.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import shutil
 import tempfile
+from collections import Counter
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from . import ROOT
 
+if TYPE_CHECKING:  # whoever only looks for a file doesn't wait for it
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 LARGEST_FILE = 500 << 20  # bytes of a GGUF file; the float32 weights of a larger one would be gigabytes to keep
 CHECKSUMS = "checksums.json"
+MADE_OF = "dequantised_from.json"
 
 
 def sha256(path: Path) -> str:
@@ -39,7 +45,8 @@ def find_dequantised(gguf_file: Path) -> Path | None:
     folder = _folder(gguf_file)
     try:
         written = json.loads((folder / CHECKSUMS).read_text())
-        return folder if all(sha256(folder / name) == digest for name, digest in written.items()) else None
+        whole = MADE_OF in written and all(sha256(folder / name) == digest for name, digest in written.items())
+        return folder if whole else None
     except (OSError, ValueError):
         return None
 
@@ -62,6 +69,7 @@ def keep_dequantised(
         config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         model.generation_config.save_pretrained(staging)
+        (staging / MADE_OF).write_text(json.dumps(_read_types(gguf_file)))
         tensors = {tensor.data_ptr(): (name, tensor) for name, tensor in reversed(model.state_dict().items())}
         save_file(dict(tensors.values()), staging / "model.safetensors", metadata={"format": "pt"})  # tied ones once
         written = {path.name: sha256(path) for path in sorted(staging.iterdir())}
@@ -75,6 +83,19 @@ def keep_dequantised(
     finally:
         if staging:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def types_in(gguf_file: Path) -> dict[str, int]:
+    """How many of a GGUF file's tensors are of each type, as in {"Q4_1": 210, "F32": 61}."""
+    if folder := find_dequantised(gguf_file):
+        return json.loads((folder / MADE_OF).read_text())
+    return _read_types(gguf_file)
+
+
+def _read_types(gguf_file: Path) -> dict[str, int]:
+    from gguf import GGUFReader
+
+    return dict(Counter(tensor.tensor_type.name for tensor in GGUFReader(gguf_file).tensors).most_common())
 
 
 def is_worth_keeping(gguf_file: Path) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from . import InputError
 from .attention import SharedPrefixCache, can_share, shared_prefix_attention
 from .batches import is_out_of_memory
 from .decoding import Sampling, greedy
@@ -51,8 +52,13 @@ class PatchedPrompt:
         self.shares_prefix, self.fused_rows, self.why_not = False, 0, ""
         self._room_made: SharedPrefixCache | None = None  # kept from batch to batch
         with record(dict(enumerate(lm.blocks))) as hidden_states:
-            self._trial(rows=2, passes=1)
+            logits = self._trial(rows=2, passes=1)
             self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
+        if lm.model._is_stateful:  # such a state may not go on where it was left
+            whole = lm.model(ids, logits_to_keep=1).logits[:, -1].float()
+            if _difference(whole, logits[:1]) > SAME_LOGITS[lm.dtype]:
+                why = f"{lm.model.config.model_type} can't be read up to the placeholder and go on from there"
+                raise InputError("model", lm.name, why)
         if can_share(lm.model, self.prefix, self.room):
             usual = self._trial(rows=2, passes=2)
             self.shares_prefix = True
@@ -139,9 +145,7 @@ class PatchedPrompt:
             self._room_made.forget_rows()
             return self._room_made
         cache = copy.deepcopy(self.prefix)
-        for layer in cache.layers:
-            if layer.is_initialized:  # views of one prefix: the first new token makes them rows of their own
-                layer.keys, layer.values = layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1)
+        cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=self.lm.device))  # its one row, so many times
         return cache
 
     def _next_logits(self, ids: Tensor, cache: DynamicCache | SharedPrefixCache) -> Tensor:
@@ -171,8 +175,7 @@ class PatchedPrompt:
                 raise
             self.why_not = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             return False
-        usual, logits = (some - some.mean(-1, keepdim=True) for some in (usual, logits))
-        difference = ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()
+        difference = _difference(usual, logits)
         agrees = difference <= SAME_LOGITS[self.lm.dtype]
         self.why_not = "" if agrees else f"logits differ by {difference:.1e}"
         return agrees
@@ -180,11 +183,17 @@ class PatchedPrompt:
     @property
     def row_bytes(self) -> int:
         """Memory that a row needs: twice its keys and values and its logits in float32, for what is made on the way."""
-        layers = [layer for layer in self.prefix.layers if layer.is_initialized]
+        layers = [layer for layer in self.prefix.layers if getattr(layer, "keys", None) is not None]
         kept = sum(layer.keys[0, :, 0].numel() + layer.values[0, :, 0].numel() for layer in layers)  # of one token
         kept = kept or 2 * self.lm.num_layers * self.lm.width
         tokens = self.room + (0 if self.shares_prefix else self.prefix.get_seq_length())
         return 2 * 4 * (kept * tokens + 2 * self.lm.config.get_text_config().vocab_size)
+
+
+def _difference(usual: Tensor, logits: Tensor) -> float:
+    """The largest relative difference of (rows, vocabulary) logits in any row, apart from a common offset."""
+    usual, logits = (some - some.mean(-1, keepdim=True) for some in (usual, logits))
+    return ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()
 
 
 def _until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:

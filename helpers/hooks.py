@@ -18,19 +18,19 @@ def record(
         inputs: key -> module whose first input is kept.
 
     Yields:
-        key -> (batch, tokens, width) tensor of the latest pass, not copied.
+        key -> (batch, tokens, width) tensor of the latest pass; a copy, since some families add to it in place.
     """
     seen: dict[Hashable, Tensor] = {}
 
     def keep_output(key):
         def hook(module, args, output):
-            seen[key] = _tensor_of(output)
+            seen[key] = _tensor_of(output).clone()
 
         return hook
 
     def keep_input(key):
         def hook(module, args, kwargs):
-            seen[key] = args[0] if args else kwargs["hidden_states"]
+            seen[key] = (args[0] if args else kwargs["hidden_states"]).clone()
 
         return hook
 
@@ -70,4 +70,4 @@ def patch(blocks: Sequence[nn.Module], target_layers: Tensor, vectors: Tensor, p
 
 def _tensor_of(output: Tensor | tuple) -> Tensor:
     """Some families' modules return a tuple whose first entry is the hidden state."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, (tuple, list)) else output

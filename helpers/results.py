@@ -21,17 +21,27 @@ GRID = [
 ]  # fmt: skip
 
 
-def slug(model: str) -> str:
-    """A model's name as its folder of results is called: an alias, a folder's or file's name, owner--name."""
-    path = Path(model).expanduser()
+def slug(model: str, revision: str = "", adapter: str = "", quantization: str = "", **others) -> str:
+    """A model's name as its folder of results is called: an alias, a folder's or file's name, owner--name.
+
+    What makes another model of it (`sources.SourceOptions`) follows: llama@v2+lora-4bit.
+    """
+    path = Path(model.rpartition(":")[2] if model.endswith(".gguf") else model).expanduser()
     if path.suffix == ".gguf":
-        return path.stem.lower()
-    return (path.resolve().name if path.is_dir() else model.replace("/", "--")).lower()
+        name = path.stem
+    else:
+        name = path.resolve().name if path.is_dir() else model.replace("/", "--")
+    parts = [
+        name,
+        revision and f"@{revision.replace('/', '--')}",
+        adapter and f"+{Path(adapter).expanduser().resolve().name}",
+    ]
+    return "".join([*parts, quantization and f"-{quantization}"]).lower()
 
 
-def results_folder(model: str, out_dir: str | Path = "") -> Path:
+def results_folder(model: str, out_dir: str | Path = "", **source_options) -> Path:
     """Where a model's results go: `out_dir` (relative to the repository), or data/<model>/."""
-    return ROOT / (Path(out_dir).expanduser() if out_dir else Path("data") / slug(model))
+    return ROOT / (Path(out_dir).expanduser() if out_dir else Path("data") / slug(model, **source_options))
 
 
 def evaluations(folder: Path) -> list[Path]:
@@ -147,7 +157,7 @@ def describe(lm, plan: Plan) -> dict:
         "model": {
             "name": lm.slug,
             "fingerprint": lm.fingerprint,
-            "gguf_file": lm.gguf_file,
+            **_source(lm.source),
             "layers": lm.num_layers,
             "width": lm.width,
             "dtype": lm.dtype,
@@ -158,6 +168,24 @@ def describe(lm, plan: Plan) -> dict:
         "machine": {"device": lm.device.type, "threads": torch.get_num_threads(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers", "pandas")},
     }
+
+
+def _source(source) -> dict:
+    """Where a model's weights come from, and what was done to them."""
+    from .dequantised import types_in
+    from .sources import digest_of_folder
+
+    about = {"gguf_file": source.gguf_file}
+    if source.gguf_file:
+        about["weights"] = "dequantised"
+        about["dequantised_from"] = types_in(source.folder / source.gguf_file)
+    if source.commit:
+        about["commit"] = source.commit
+    given = source.options.given
+    if adapter := given.pop("adapter", ""):
+        folder = Path(adapter).expanduser()
+        about["adapter"] = {"name": folder.resolve().name, "fingerprint": digest_of_folder(folder)[:16]}
+    return about | given
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""One real model, loaded once, and a small random one in a folder."""
+"""One real model, loaded once, a small random one in a folder, and the status that a run of the tests writes down."""
 
 import pytest
 import torch
+import transformers
+from families import FAMILIES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import ROOT
@@ -18,6 +20,66 @@ def pytest_collection_modifyitems(config, items):
     slow = config.getoption("--slow")
     config.hook.pytest_deselected(items=[item for item in items if ("slow" in item.keywords) != slow])
     items[:] = [item for item in items if ("slow" in item.keywords) == slow]
+
+
+STATUS = ROOT / "tests" / "STATUS.md"
+SOURCES = {  # what a model can come from -> what this project's machines have not tried of it
+    "catalogue": "",
+    "folder of safetensors": "",
+    "GGUF file": "",
+    "hub id": "the real hub (a local stand-in was)",
+    "GGUF file on the hub": "the real hub (a local stand-in was)",
+    "revision": "the real hub (a local stand-in was)",
+    "gated or missing hub model": "the real hub (a local stand-in was)",
+    "adapter": "adapters other than LoRA",
+    "trust_remote_code": "",
+    "allow_pickle": "",
+    "device_map": "several GPUs, a GPU with CPU offload (blocks on CPU and disk were)",
+    "quantization": "a GPU (4 and 8 bits on a CPU were, where bitsandbytes is installed)",
+}
+outcomes: dict[tuple[str, str], str] = {}
+
+
+@pytest.fixture
+def status(request):
+    """Say which row of STATUS.md a test stands for: status("family", name) or status("source", name)."""
+    return lambda kind, name: request.node.user_properties.append((kind, name))
+
+
+def pytest_runtest_logreport(report):
+    for row in report.user_properties:
+        if row[0] in ("family", "source") and (report.when == "call" or report.outcome != "passed"):
+            worse = {outcomes.get(row), report.outcome} & {"failed", "skipped"}
+            outcomes[row] = "failed" if "failed" in worse else "skipped" if worse else "passed"
+
+
+def pytest_sessionfinish(session):
+    """Write STATUS.md when every row of it was run."""
+    if {name for kind, name in outcomes if kind == "family"} != set(FAMILIES):
+        return
+    if {name for kind, name in outcomes if kind == "source"} != set(SOURCES):
+        return
+    lines = [
+        "# What was tried",
+        "",
+        "Written by a run of the tests (`./runme.sh test`), not by hand. A family passes when, on a small random model of",
+        "it, block input + attention_output + mlp_output = hidden_state, a patch touches exactly its place and one of the",
+        "model's own vector changes nothing, captures in batches equal single ones, and every interpretation equals the",
+        "plain way's, token for token in float32.",
+        "",
+        "| family | transformers' name | transformers | |",
+        "| --- | --- | --- | --- |",
+        *(f"| {name} | `{kind}` | {transformers.__version__} | {outcomes['family', name]} |"
+          for name, (kind, _, _) in FAMILIES.items()),
+        "",
+        "| a model from | | not tried |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {outcomes['source', name]} | {untried} |" for name, untried in SOURCES.items()),
+        "",
+    ]  # fmt: skip
+    text = "\n".join(lines)
+    if not STATUS.exists() or STATUS.read_text() != text:
+        STATUS.write_text(text)
 
 
 @pytest.fixture(scope="session")

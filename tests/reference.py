@@ -24,6 +24,23 @@ def plain_vector(model, tokenizer, prompt, component, layer, position):
     return seen[component][0, position]
 
 
+def blocks_of(model):
+    """A model's decoder blocks, by the names that transformers' families give them."""
+    paths = (
+        "model.layers",
+        "model.language_model.layers",
+        "model.decoder.layers",
+        "transformer.h",
+        "transformer.blocks",
+    )
+    for path in (*paths, "gpt_neox.layers"):
+        try:
+            return model.get_submodule(path)
+        except AttributeError:
+            continue
+    raise LookupError(type(model).__name__)
+
+
 @torch.no_grad()
 def plain_interpret(model, tokenizer, vector, target_layer, target_text, placeholder=-1, max_new_tokens=10):
     """What the model writes when block `target_layer`'s output at the placeholder is `vector`."""
@@ -31,10 +48,11 @@ def plain_interpret(model, tokenizer, vector, target_layer, target_text, placeho
     length = inputs.input_ids.shape[1]
 
     def overwrite(module, args, output):
-        if output.shape[1] == length:  # the pass that reads the prompt; later passes read one new token each
-            output[0, placeholder] = vector.to(output.dtype)
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.shape[1] == length:  # the pass that reads the prompt; later passes read one new token each
+            hidden[0, placeholder] = vector.to(hidden.dtype)
 
-    handle = model.get_decoder().layers[target_layer].register_forward_hook(overwrite)
+    handle = blocks_of(model)[target_layer].register_forward_hook(overwrite)
     try:
         tokens = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
     finally:

@@ -1,33 +1,8 @@
 """The prefix is read once for all rows, and nothing but the time shows it."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from reference import plain_interpret
-from transformers import (
-    AttentionInterface,
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GptOssConfig,
-    GraniteConfig,
-    LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
-    Olmo2Config,
-    OlmoConfig,
-    Phi3Config,
-    PhiConfig,
-    Qwen2Config,
-    Qwen2MoeConfig,
-    Qwen3Config,
-    Qwen3MoeConfig,
-    SmolLM3Config,
-    StableLmConfig,
-)
+from transformers import AttentionInterface
 
 from helpers import InputError
 from helpers.attention import shared_prefix_attention
@@ -38,69 +13,11 @@ from helpers.models import LanguageModel
 from helpers.plans import TargetPrompt
 from helpers.superscopes import interpret
 
-SMALL = {
-    "vocab_size": 49152, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
-    "initializer_range": 0.3,
-}  # fmt: skip
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-# config, whether its attention can share the prefix: not with capped scores, sinks, or an interface of its own
-FAMILIES = {
-    "llama": (LlamaConfig, {}, True),
-    "llama, a key for each head": (LlamaConfig, {"num_key_value_heads": 4}, True),
-    "llama, one key": (LlamaConfig, {"num_key_value_heads": 1}, True),
-    "mistral": (MistralConfig, {}, True),
-    "mistral, short window": (MistralConfig, {"sliding_window": 8}, False),
-    "qwen2": (Qwen2Config, {}, True),
-    "qwen3": (Qwen3Config, {"head_dim": 16}, True),
-    "gemma": (GemmaConfig, {"head_dim": 8}, True),
-    "gemma2": (Gemma2Config, {"head_dim": 8}, False),
-    "gemma3": (Gemma3TextConfig, {"head_dim": 8}, True),
-    "olmo": (OlmoConfig, {}, True),
-    "olmo2": (Olmo2Config, {}, True),
-    "phi": (PhiConfig, {}, True),
-    "phi, a key for each head": (PhiConfig, {"num_key_value_heads": 4}, True),
-    "phi3": (Phi3Config, {}, True),
-    "phi3, a key for each head": (Phi3Config, {"num_key_value_heads": 4}, True),
-    "granite": (GraniteConfig, {"attention_multiplier": 0.3, "residual_multiplier": 0.7}, True),
-    "cohere": (CohereConfig, {}, True),
-    "stablelm": (StableLmConfig, {}, False),
-    "smollm3": (SmolLM3Config, {}, True),
-    "mixtral": (MixtralConfig, {"num_local_experts": 4}, True),
-    "qwen2 moe": (Qwen2MoeConfig, EXPERTS | {"shared_expert_intermediate_size": 32}, True),
-    "qwen3 moe": (Qwen3MoeConfig, EXPERTS, True),
-    "gpt-oss": (GptOssConfig, {"num_local_experts": 4, "head_dim": 8}, False),
-}
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request, lm):
-    """A small random model of a family, and whether its attention can share the prefix."""
-    config, more, shares = FAMILIES[request.param]
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config(**SMALL | more)).eval()
-    card = {"name": request.param, "folder": Path(), "gguf_file": None, "tokenizer": lm.tokenizer}
-    return LanguageModel(**card, config=model.config, model=model, dtype="float32", fingerprint=""), shares
-
 
 def draw(model: LanguageModel, rows: int):
     generator = torch.Generator().manual_seed(0)
     vectors = 3 * torch.randn(rows, model.width, generator=generator)
     return vectors, torch.randint(model.num_layers, (rows,), generator=generator)
-
-
-def test_every_family_equals_the_plain_way(family):
-    model, shares = family
-    vectors, layers = draw(model, rows=8)
-    for text, placeholder in (("Syria: Country in the Middle East, x", -1), ("One: two, three: four, x: y", 4)):
-        target = TargetPrompt(text, placeholder)
-        assert PatchedPrompt(model, target, 6).shares_prefix == shares
-        plain = [
-            plain_interpret(model.model, model.tokenizer, vector, layer, text, placeholder, max_new_tokens=6)
-            for vector, layer in zip(vectors, layers.tolist(), strict=True)
-        ]
-        assert interpret(model, vectors, layers, target, max_new_tokens=6) == plain
-        assert interpret(model, vectors, layers, target, max_new_tokens=6, batch_size=3) == plain
 
 
 def test_both_kinds_of_attention_write_the_same(lm):
@@ -150,7 +67,8 @@ def test_in_lower_precision_attention_still_shares(lm):
     from dataclasses import replace
 
     for dtype in ("bfloat16", "float16"):
-        low = replace(lm, model=copy.deepcopy(lm.model).to(getattr(torch, dtype)), dtype=dtype)
+        model = copy.deepcopy(lm.model).to(getattr(torch, dtype))
+        low = replace(lm, model=model, dtype=dtype)
         prompt = PatchedPrompt(low, TargetPrompt(), 3)
         assert prompt.shares_prefix, prompt.why_not
         tokens, finite = prompt.continue_from(*draw(lm, rows=8))
