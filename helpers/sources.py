@@ -92,12 +92,9 @@ class Source:
         return self.folder.name if self.folder.parent.name == "snapshots" else None
 
     def fingerprint(self) -> str:
-        """SHA-256 over what makes the model, 16 hexadecimal digits; a catalogue model's file must be the known one."""
+        """SHA-256 over what makes the model, 16 hexadecimal digits."""
         if self.gguf_file:
             whole = sha256(self.folder / self.gguf_file)
-            if self.name in CATALOGUE and whole != CATALOGUE[self.name].sha256:
-                why = f"{self.gguf_file} has SHA-256 {whole[:12]}…, which is not the known file"
-                raise InputError("model", self.name, why)
         else:
             whole = digest_of_folder(self.folder)
         if self.options.adapter or self.options.quantization:
@@ -117,11 +114,14 @@ def find_source(name: str, options: SourceOptions) -> Source:
     if name in CATALOGUE:
         file = find_file(name)
         folder, gguf_file = file.parent, file.name
+        if (digest := sha256(file)) != CATALOGUE[name].sha256:
+            why = f"{gguf_file} has SHA-256 {digest[:12]}…, not the known file's; ./runme.sh models {name} mends it"
+            raise InputError("model", name, why)
     elif path.suffix == ".gguf" and path.is_file():
         folder, gguf_file = path.resolve().parent, path.name
     elif path.is_dir():
         folder, gguf_file = path.resolve(), None
-    elif on_hub and not path.exists():
+    elif on_hub and not path.exists() and (on_hub[2] or path.suffix != ".gguf"):
         repository, gguf_file = on_hub.groups()
         folder = _download(name, repository, gguf_file, options)
     else:

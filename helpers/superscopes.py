@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -192,9 +192,13 @@ def sweep(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     fused: bool | None = None,
+    gold: Mapping[str, str] | None = None,
     **more_settings,
 ) -> pd.DataFrame:
     """Run a plan (or the one that `make_plan` makes of these arguments) and score it.
+
+    Args:
+        gold: source prompt -> a true short description, for the column `score gold`.
 
     Returns:
         A row per interpretation in the row schema; `.attrs` says what made it (the CSV's JSON).
@@ -203,7 +207,7 @@ def sweep(
     started = time.monotonic()
     batches = list(run(lm, plan, batch_size, progress, fused))
     generated = time.monotonic()
-    rows = score(pd.concat(batches, ignore_index=True), plan.target_prompt)
+    rows = score(pd.concat(batches, ignore_index=True), plan.target_prompt, gold)
     in_parts = sum(batch.attrs["parts"] > 1 for batch in batches)
     fixed = lm.dtype == "float32" or (batch_size is not None and not in_parts)  # else a batch's size shows in texts
     rows.attrs = {

@@ -6,8 +6,13 @@ import json
 import re
 
 import pandas as pd
+import transformers
+from conftest import SOURCES
+from families import FAMILIES
 
 from helpers import ROOT
+from helpers.can_it_speak import layers_above_chance
+from helpers.catalogue import CATALOGUE
 from helpers.fused import FROM_ROWS
 from helpers.plans import COMPONENTS
 from helpers.reproduce import NOTEBOOKS, parse_settings, read_parameters
@@ -30,8 +35,9 @@ def test_every_command_is_one_that_runme_takes():
             assert (ROOT / words[-1]).is_file()
             continue
         assert words[0] == "./runme.sh"
-        verb = [word for word in words[1:2] if word in ("test", "lab")]
-        if not verb:
+        if words[1:2] == ["models"]:
+            assert set(words[2:]) <= set(CATALOGUE)
+        elif words[1:2] not in (["test"], ["lab"]):
             parse_settings([word for word in words[1:] if "=" in word], defaults)
             assert {word for word in words if word.startswith("--")} <= {"--quick", "--model", "--only"}
 
@@ -64,6 +70,27 @@ def test_the_results_table_is_what_data_says():
     within = {row["component"]: row["interpreted"] <= row["null_high"] for row in amplified}
     assert within == {"mlp_output": True, "hidden_state": False}, "the paragraph below the table says so"
     assert set(within) <= set(COMPONENTS)
+
+
+def test_what_check_said_of_each_model_is_what_data_says():
+    for alias in CATALOGUE:
+        about = json.loads((ROOT / "data" / alias / "can_it_speak.json").read_text())
+        counts = pd.DataFrame(about["counts"])
+        best, described = counts.loc[counts["interpreted"].idxmax()], sum(row["described"] for row in about["named"])
+        line = (
+            f"| {alias} | {described} | {about['by_chance']['mean']:.1f} (to {about['by_chance']['high']}) | "
+            f"{layers_above_chance(counts)} of 0–{counts['layer'].max()} | {best['interpreted']}, layer {best['layer']} | "
+            f"{best['null_mean']:.1f} (to {best['null_high']}) |"
+        )
+        assert line in README, line
+
+
+def test_the_table_of_families_is_of_a_run_of_these_tests():
+    status = (ROOT / "tests" / "STATUS.md").read_text()
+    for name, (kind, _, _) in FAMILIES.items():
+        assert f"| {name} | `{kind}` | {transformers.__version__} | passed |" in status
+    rows = dict(re.findall(r"^\| ([^|`]+) \| (passed|skipped|failed) \|", status, flags=re.M))
+    assert set(rows) == set(SOURCES) and set(rows.values()) <= {"passed", "skipped"}
 
 
 def test_the_papers_counts_are_the_reference_files():

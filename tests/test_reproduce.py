@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, InputError
-from helpers.reproduce import NOTEBOOKS, QUICK, main, parse_settings, plan_of, read_parameters
+from helpers.reproduce import NOTEBOOKS, ON_REQUEST, QUICK, main, parse_settings, plan_of, read_parameters
 from helpers.results import read_results
 from helpers.superscopes import ROW_COLUMNS
 
@@ -61,6 +61,12 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
         (["modle=x"], "setting='modle': unknown; did you mean 'model'? known: model, dtype"),
         (["layers"], "setting='layers': expected NAME=VALUE"),
         (["--only", "figure3"], "--only='figure3': expected one of mlp_output_evaluation"),
+        (["revison=main"], "setting='revison': unknown; did you mean 'revision'?"),
+        (["source_options={}"], "setting='source_options={}': give them one by one: revision, adapter"),
+        (["quantization=3bit"], "quantization='3bit': expected one of 4bit, 8bit"),
+        (["trust_remote_code=yes"], "trust_remote_code='yes': expected true or false"),
+        (["adapter=nowhere"], "adapter='nowhere': expected a PEFT folder"),
+        (["--model", "gpt-5/none.gguf"], "model='gpt-5/none.gguf': expected smollm2-135m"),
         (["layers=1-40"], "layers=40: this model has layers 0–29"),
         (["layers=x"], "layers='x': expected"),
         (["token=Zebra"], "token='Zebra': is not in 'Pink Floyd'; its tokens are 0:'P'"),
@@ -88,6 +94,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, capfd):
     assert main(arguments) == 2
     said = capfd.readouterr()
     assert said.err.startswith(words) and said.err.count("\n") == 1 and "[1/" not in said.out
+    assert not [path for path in (ROOT / "data").iterdir() if path.is_dir() and not any(path.iterdir())]
 
 
 def test_an_empty_prompt_is_refused(tmp_path, capfd):
@@ -129,6 +136,9 @@ def test_settings_take_the_kind_of_the_default():
     }  # fmt: skip
     assert parse_settings(["token=-2", "results=a.csv,b.csv"], DEFAULTS) == {"token": -2, "results": ["a.csv", "b.csv"]}
     assert parse_settings(['token="5"'], DEFAULTS) == {"token": "5"}
+    source = {"revision": "v1.0", "device_map": "auto", "allow_pickle": True}
+    settings = ["revision=v1.0", "device_map=auto", "allow_pickle=true"]
+    assert parse_settings(settings, DEFAULTS) == {"source_options": source}
 
 
 def test_the_papers_settings_are_the_defaults():
@@ -140,7 +150,7 @@ def test_the_papers_settings_are_the_defaults():
     assert hidden.amplifiers == (1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", NOTEBOOKS + ON_REQUEST)
 def test_notebooks_keep_the_house_rules(name):
     """Sources without outputs; literals first; no functions, no path tricks; each parameter explained."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)

@@ -23,16 +23,19 @@ def runme(*arguments, root=ROOT, cwd="/", **options):
 def test_help_lists_what_exists():
     done = runme("help")
     assert done.returncode == 0
-    for verb in ("reproduce", "test", "lab", "help"):
+    for verb in ("reproduce", "check", "models", "test", "lab", "help"):
         assert f"./runme.sh {verb}" in done.stdout
     assert runme("--help").stdout == runme("reproduce", "--help").stdout == done.stdout
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
-        assert notebook.stem in done.stdout
+        assert notebook.stem in done.stdout or notebook.stem == "can_it_speak"  # that is check
 
 
 def test_an_unknown_command_lists_the_known():
     done = runme("reprduce")
-    assert (done.returncode, done.stdout) == (2, "") and "known: reproduce, test, lab, help" in done.stderr
+    assert (done.returncode, done.stdout) == (
+        2,
+        "",
+    ) and "known: reproduce, check, models, test, lab, help" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,16 @@ def test_a_python_that_is_too_old_is_said(clone, tmp_path):
 
 
 set_up = pytest.mark.skipif(not (ROOT / ".venv/.ready").exists(), reason="./runme.sh has not set up .venv here")
+
+
+@set_up
+def test_models_lists_the_catalogue_and_check_takes_a_model():
+    done = runme("models")
+    assert done.returncode == 0 and "smollm2-135m" in done.stdout and "qwen2.5-coder-1.5b" in done.stdout
+    done = runme("models", "llama")
+    assert done.returncode == 2 and done.stderr.startswith("model='llama': not in the catalogue")
+    done = runme("check", "smolm2")
+    assert done.returncode == 2 and done.stderr.startswith("model='smolm2': expected smollm2-135m")
 
 
 @set_up

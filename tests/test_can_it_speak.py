@@ -1,0 +1,162 @@
+"""The report on a new model: what it says, on a model that can speak and on one that can't."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from helpers import InputError
+from helpers.activations import capture
+from helpers.can_it_speak import (
+    cost,
+    describe_named,
+    judge_named,
+    judge_readings,
+    layers_above_chance,
+    norms_by_layer,
+    null_readings,
+    verdict,
+)
+from helpers.engine import PatchedPrompt
+from helpers.plans import TargetPrompt
+from helpers.reproduce import main
+from helpers.results import read_gold, read_prompts, read_results
+from helpers.scoring import is_echo, similarity, success_counts
+
+GOLD = read_gold("data/known_entities.csv")
+TARGET = TargetPrompt()
+
+
+def test_the_known_entities():
+    assert list(GOLD) == read_prompts("data/known_entities.csv") and len(GOLD) >= 20
+    assert not set(GOLD) & set(read_prompts("data/prompts.csv"))  # none of the evaluations' own
+
+
+def test_entities_named_in_plain_text_are_written_as_generate_does_it(lm):
+    entities = [*list(GOLD)[:5], "Wales"]
+    texts = describe_named(lm, entities, TARGET, 6)
+    for entity, text in zip(entities, texts, strict=True):
+        inputs = lm.tokenizer(TARGET.text.removesuffix("x") + entity, return_tensors="pt")
+        tokens = lm.model.generate(**inputs, do_sample=False, max_new_tokens=6)[0, inputs.input_ids.shape[1] :]
+        assert text == lm.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_a_prompt_that_goes_on_after_its_placeholder_is_refused(lm):
+    with pytest.raises(InputError, match="target_prompt='One: two, x: y': expected to end in its placeholder"):
+        describe_named(lm, ["Wales"], TargetPrompt("One: two, x: y", " x"), 4)
+
+
+def test_named_entities_are_judged_by_their_descriptions():
+    texts = [f": {gold}, Tesla: American" for gold in GOLD.values()]
+    texts[0], texts[1] = ": Albert Einstein", ": a kind of soup"  # an echo and a miss
+    named = judge_named(GOLD, texts, TARGET)
+    assert named["described"].tolist() == [False, False] + [True] * (len(GOLD) - 2)
+    assert named["similarity"].iloc[2] == 1 and named["text"].iloc[0] == "Albert Einstein"
+    others = [similarity([named["text"].iloc[i]], [list(GOLD.values())[(i + 1) % len(GOLD)]])[0] for i in range(3)]
+    assert named.attrs["by_chance"]["mean"] < len(GOLD) / 3 and max(others) < 1
+
+
+def test_null_readings_are_what_they_are_called(lm):
+    readings = null_readings(lm, 100.0, TARGET, 5)
+    inputs = lm.tokenizer(TARGET.text, return_tensors="pt")
+    unpatched = lm.model.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs.input_ids.shape[1] :]
+    assert [component for component, _ in readings] == ["none", "zero", "random", "random", "random"]
+    assert readings[0][1] == lm.tokenizer.decode(unpatched, skip_special_tokens=True)
+    assert readings == null_readings(lm, 100.0, TARGET, 5) and len({text for _, text in readings}) == 5
+
+
+def test_norms(lm):
+    norms = norms_by_layer(lm, ["Titanic"], TARGET)
+    activations = capture(lm, "Titanic")
+    for name in ("hidden_state", "mlp_output"):
+        assert np.allclose(norms[name], activations[name][:, -1].norm(dim=-1), rtol=1e-5)
+    assert np.allclose(norms["placeholder"], PatchedPrompt(lm, TARGET, 1).placeholder_norms)
+
+
+@pytest.mark.parametrize(
+    ("item", "prompt", "echo"),
+    [
+        ("Wales", "Diana, Princess of Wales", True),
+        ("the princess of Wales", "Diana, Princess of Wales", True),
+        ("", "Titanic", True),
+        ("British ship", "Titanic", False),
+        ("Princess Diana of England", "Diana, Princess of Wales", False),
+    ],
+)
+def test_an_echo_says_nothing_new(item, prompt, echo):
+    assert is_echo(item, prompt) == echo
+
+
+def readings(read):
+    """A row per entity and layer: its description where `read` says so, else nothing about it."""
+    rows = [
+        {"source prompt": entity, "layer": layer, "amplification value": 1.0, "component": "hidden_state",
+         "result": f": {gold}, x: y" if read(number, layer) else ": qwerty", "status": "ok"}
+        for number, (entity, gold) in enumerate(GOLD.items()) for layer in range(6)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_readings_are_counted_per_layer_and_echoes_are_not():
+    rows = readings(lambda number, layer: layer in (1, 2, 4) and number < 12)
+    counts = judge_readings(rows, GOLD, TARGET)
+    assert counts["interpreted"].tolist() == [0, 12, 12, 0, 12, 0]
+    assert layers_above_chance(counts) == "1–2, 4"
+    rows["result"] = ": " + rows["source prompt"]
+    assert judge_readings(rows, GOLD, TARGET)["interpreted"].sum() == 0
+
+
+def test_success_counts_score_against_gold_where_there_is_one():
+    rows = readings(lambda number, layer: layer == 0)
+    assert success_counts(rows, gold=GOLD)[0]["interpreted"].tolist() == [24, 0, 0, 0, 0, 0]
+    assert success_counts(rows)[0]["interpreted"].iloc[0] < 24  # the prompts themselves
+
+
+@pytest.mark.parametrize(
+    ("described", "read", "words"),
+    [
+        (24, lambda number, layer: layer > 0, "It can speak, and its hidden states can be read: worth a sweep."),
+        (24, lambda number, layer: layer > 3 and number < 9, "It can speak, but little of what it could say is read"),
+        (24, lambda number, layer: False, "It can speak, but plain readings of its hidden states are within chance"),
+        (3, lambda number, layer: layer > 0, "It can hardly speak"),
+    ],
+)
+def test_the_verdict(described, read, words):
+    texts = [f": {gold}" if number < described else ": qwerty" for number, gold in enumerate(GOLD.values())]
+    named, counts = judge_named(GOLD, texts, TARGET), judge_readings(readings(read), GOLD, TARGET)
+    norms = pd.DataFrame({"layer": range(6), "hidden_state": 20.0, "mlp_output": 5.0, "placeholder": 10.0})
+    costs = {"minutes of Figure 3": 2.4, "rows per second": 37.0, "GiB at most": 3.2}
+    sentences = verdict(named, counts, norms, costs)
+    assert sentences[0].startswith(words)
+    assert f"it describes {described} of 24 entities" in sentences[1]
+    assert "an MLP output is 0.5 times" in sentences[3] and "about 2 min here, at 37 a second" in sentences[4]
+
+
+def test_cost(lm):
+    costs = cost(lm, rows=500, seconds=10.0)
+    assert costs["rows per second"] == 50 and costs["minutes of Figure 3"] == round(5376 / 50 / 60, 1)
+    weights = sum(weight.numel() for weight in lm.model.parameters()) * 4 / 2**30
+    assert costs["GiB of weights"] == round(weights, 2) < costs["GiB at most"]
+
+
+def test_check_makes_a_page_and_prints_the_verdict(tmp_path, capfd):
+    assert main(["--only", "can_it_speak", "layers=0,4", "max_new_tokens=6", f"out_dir={tmp_path}"]) == 0
+    said = capfd.readouterr().out
+    assert "48 hidden_state interpretations" in said and "It can speak" in said and "of 24 entities" in said
+    rows = read_results(tmp_path / "can_it_speak.csv")
+    assert len(rows) == 48 and rows["score gold"].notna().all() and set(rows["target layer"]) == {0}
+    about = json.loads((tmp_path / "can_it_speak.json").read_text())
+    assert about["verdict"][0] in said and len(about["named"]) == 24 and len(about["norms"]) == 30
+    page = tmp_path / "can_it_speak.png"
+    assert page.read_bytes().startswith(b"\x89PNG") and page.stat().st_size <= 300 << 10
+    assert (tmp_path / "can_it_speak.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_model_that_knows_nothing_is_told_so(tiny_folder, tmp_path, capfd):
+    """Random weights."""
+    torch.manual_seed(0)
+    settings = ["max_new_tokens=4", f"out_dir={tmp_path}"]
+    assert main(["--only", "can_it_speak", "--model", str(tiny_folder), *settings]) == 0
+    assert "It can hardly speak" in capfd.readouterr().out

@@ -1,0 +1,282 @@
+"""Where a model can come from: each with real files; the hub with a stand-in for the network."""
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from helpers import ROOT, InputError
+from helpers.activations import capture
+from helpers.dequantised import find_dequantised
+from helpers.models import load_model, read_model
+from helpers.plans import make_plan
+from helpers.results import describe, slug
+from helpers.superscopes import interpret
+
+COMMIT = "c" * 40
+SECRET = "hf_thisMustNeverBePrinted"
+
+
+def told(lm) -> dict:
+    """What the JSON beside a CSV says of a model."""
+    return describe(lm, make_plan(["Titanic"]))["model"]
+
+
+def readings(lm) -> list[str]:
+    vectors = capture(lm, "Diana, Princess of Wales")["hidden_state"][:, -1]
+    return interpret(lm, vectors, range(lm.num_layers), max_new_tokens=5)
+
+
+def test_a_folder(tiny, tiny_folder, status):
+    status("source", "folder of safetensors")
+    assert load_model(str(tiny_folder)).fingerprint == tiny.fingerprint == told(tiny)["fingerprint"]
+    assert told(tiny)["gguf_file"] is None and "dequantised_from" not in told(tiny)
+
+
+def test_a_gguf_file(lm, status):
+    status("source", "GGUF file")
+    by_path = load_model(str(lm.source.folder / lm.source.gguf_file))
+    assert by_path.fingerprint == lm.fingerprint and by_path.slug == "smollm2-135m-instruct.q4_1"
+    assert told(by_path)["dequantised_from"] == {"Q4_1": 210, "F32": 61, "Q8_0": 1}
+    assert told(by_path)["weights"] == "dequantised"
+
+
+def test_pickled_weights_only_by_name(tiny, tiny_folder, tmp_path, status):
+    status("source", "allow_pickle")
+    folder = shutil.copytree(tiny_folder, tmp_path / "pickled")
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny.model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickled ones are read only with allow_pickle=True"):
+        load_model(str(folder))
+    pickled = load_model(str(folder), allow_pickle=True)
+    assert readings(pickled) == readings(tiny) and pickled.fingerprint != tiny.fingerprint
+    assert told(pickled)["allow_pickle"] is True
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+class OddConfig(LlamaConfig):
+    model_type = "odd"
+class OddForCausalLM(LlamaForCausalLM):
+    config_class = OddConfig
+"""
+
+
+def test_code_of_its_own_only_by_name(tiny_folder, tmp_path, status):
+    """In a process of its own: what is once imported stays."""
+    status("source", "trust_remote_code")
+    folder = shutil.copytree(tiny_folder, tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoConfig": "odd.OddConfig", "AutoModelForCausalLM": "odd.OddForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd", "auto_map": auto_map}))
+    (folder / "odd.py").write_text(CODE + f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    with pytest.raises(InputError, match="runs only with trust_remote_code=True"):
+        load_model(str(folder))
+    assert not (tmp_path / "ran").exists()
+    script = f"""
+from helpers.dequantised import find_dequantised
+from helpers.models import load_model
+print(type(load_model({str(folder)!r}, trust_remote_code=True).model).__name__)
+"""
+    env = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout == "OddForCausalLM\n", done.stderr
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("base", ["tiny", "lm"])
+def test_an_adapter(base, tiny_folder, tmp_path, request, status):
+    """On a folder and on a GGUF file: as peft itself runs it, another model by name and by fingerprint."""
+    from peft import LoraConfig, get_peft_model
+
+    status("source", "adapter")
+    plain = request.getfixturevalue(base)
+    name = str(tiny_folder) if base == "tiny" else plain.name
+    torch.manual_seed(0)
+    settings = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    trained = get_peft_model(load_model(name).model, settings).eval()
+    trained.save_pretrained(tmp_path / "My-LoRA")
+    adapted = load_model(name, adapter=str(tmp_path / "My-LoRA"))
+    ids = torch.tensor([plain.token_ids("Diana, Princess of Wales")])
+    with torch.inference_mode():
+        torch.testing.assert_close(adapted.model(ids).logits, trained(ids).logits)
+    assert readings(adapted) != readings(plain)
+    assert adapted.slug == plain.slug + "+my-lora" and adapted.fingerprint != plain.fingerprint
+    assert told(adapted)["adapter"]["name"] == "My-LoRA" and str(tmp_path) not in json.dumps(told(adapted))
+
+
+def test_an_adapter_that_only_adds_tokens_is_refused(tiny, tiny_folder, tmp_path):
+    from peft import PromptTuningConfig, get_peft_model
+
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    get_peft_model(load_model(str(tiny_folder)).model, settings).save_pretrained(tmp_path / "prompt")
+    with pytest.raises(InputError, match="adapter=.*adds tokens to the prompt"):
+        load_model(str(tiny_folder), adapter=str(tmp_path / "prompt"))
+
+
+def test_a_model_on_several_devices(tiny, tiny_folder, status):
+    """accelerate's own hooks on it: some blocks in memory, one read from disk for each pass."""
+    status("source", "device_map")
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.layers.2": "cpu"}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    spread = load_model(str(tiny_folder), device_map=places)
+    assert spread.device == torch.device("cpu") and spread.model.model.layers[1].mlp.up_proj.weight.is_meta
+    assert readings(spread) == readings(tiny) and spread.fingerprint == tiny.fingerprint
+    assert readings(load_model(str(tiny_folder), device_map="auto")) == readings(tiny)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_quantised_while_loading(lm, quantization, status):
+    status("source", "quantization")
+    folder = find_dequantised(lm.source.folder / lm.source.gguf_file)
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(InputError, match=f"quantization='{quantization}': needs bitsandbytes"):
+            load_model(str(folder), quantization=quantization)
+        pytest.skip("bitsandbytes is not installed")
+    low = load_model(str(folder), quantization=quantization)
+    assert low.slug == f"{folder.name}-{quantization}" and low.fingerprint != load_model(str(folder)).fingerprint
+    assert len(readings(low)) == 30 and told(low)["quantization"] == quantization
+
+
+def test_names_of_results():
+    assert slug("owner/Name") == "owner--name"
+    assert slug("owner/Name", revision="step1000") == "owner--name@step1000"
+    assert slug("owner/Name:Name-Q4_K_M.gguf") == "name-q4_k_m"
+    assert slug("/somewhere/Name-Q8.gguf", adapter="/elsewhere/My-LoRA") == "name-q8+my-lora"
+    assert slug("owner/Name", quantization="4bit", device_map="auto") == "owner--name-4bit"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What the hub's own library asks a hub: which files a revision has, and the files."""
+
+    folder: Path
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body: bool):
+        path = self.path.partition("?")[0]
+        if "gated" in path:
+            return self.refuse(403, "GatedRepo")
+        if "owner/Tiny" not in path:
+            return self.refuse(401, "RepoNotFound")
+        if path.startswith("/api/models/owner/Tiny"):
+            if not path.endswith(("/revision/main", f"/revision/{COMMIT}", "/tree/main", f"/tree/{COMMIT}")):
+                return self.refuse(404, "RevisionNotFound")
+            files = sorted(self.folder.iterdir())
+            if "/tree/" in path:
+                told = [
+                    {"type": "file", "path": one.name, "size": one.stat().st_size, "oid": one.name} for one in files
+                ]
+            else:
+                siblings = [{"rfilename": one.name} for one in files]
+                told = {"id": "owner/Tiny", "modelId": "owner/Tiny", "sha": COMMIT, "siblings": siblings, "tags": []}
+            return self.give(json.dumps(told).encode(), body, {"Content-Type": "application/json"})
+        _, _, rest = path.partition("/resolve/")
+        revision, _, name = rest.partition("/")
+        if revision not in ("main", COMMIT):
+            return self.refuse(404, "RevisionNotFound")
+        if not (self.folder / name).is_file():
+            return self.refuse(404, "EntryNotFound")
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{name}"', "Accept-Ranges": "bytes"}
+        self.give((self.folder / name).read_bytes(), body, headers)
+
+    def give(self, content: bytes, body: bool, headers: dict):
+        self.send_response(200)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def refuse(self, code: int, kind: str):
+        self.send_response(code)
+        self.send_header("X-Error-Code", kind)
+        self.send_header("X-Error-Message", f"your token is {SECRET}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        self.server.asked.append(f"{self.command} {self.path}")
+
+
+@pytest.fixture
+def hub(lm, tiny_folder, tmp_path):
+    """A hub on this machine with one model, owner/Tiny, and what a user of it types; returns (exit code, said)."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "served")
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")  # the same in another form
+    (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    shutil.copy(lm.source.folder / lm.source.gguf_file, folder / "small.Q4_1.gguf")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("This", (Hub,), {"folder": folder}))
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    cache = tmp_path / "cache"
+
+    def use(call: str, **more) -> str:
+        script = f"""
+from helpers import InputError
+from helpers.dequantised import find_dequantised
+from helpers.models import load_model
+try:
+    lm = load_model({call})
+    print(lm.slug, lm.fingerprint, lm.source.commit)
+except InputError as error: print(error)
+"""
+        env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+        env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_CACHE": str(cache), "HF_TOKEN": SECRET}
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env | more, capture_output=True, text=True)
+        assert SECRET not in done.stdout + done.stderr
+        return done.stdout.strip() or done.stderr
+
+    yield use, cache, server
+    server.shutdown()
+
+
+def test_a_hub_id(hub, tiny, status):
+    for row in ("hub id", "revision"):
+        status("source", row)
+    use, cache, server = hub
+    assert use("'owner/Tiny'") == f"owner--tiny {tiny.fingerprint} {COMMIT}"
+    assert not [path for path in cache.rglob("*") if path.suffix == ".bin" or path.name.startswith("consolidated")]
+    asked = len(server.asked)
+    assert use("'owner/Tiny'", HF_HUB_OFFLINE="1").startswith("owner--tiny ") and len(server.asked) == asked
+    assert use(f"'owner/Tiny', revision='{COMMIT}'") == f"owner--tiny@{COMMIT} {tiny.fingerprint} {COMMIT}"
+    assert use("'owner/Tiny', revision='v9'") == "model='owner/Tiny': the hub has no revision 'v9' of it"
+
+
+def test_a_gguf_file_on_the_hub(hub, lm, status):
+    status("source", "GGUF file on the hub")
+    use, _, server = hub
+    assert use("'owner/Tiny:small.Q4_1.gguf'") == f"small.q4_1 {lm.fingerprint} {COMMIT}"
+    assert not [one for one in server.asked if "safetensors" in one]
+    none = "model='owner/Tiny:none.gguf': the hub's repository has no file none.gguf"
+    assert use("'owner/Tiny:none.gguf'") == none
+
+
+def test_a_hub_model_that_is_not_to_be_had_is_one_sentence(hub, status):
+    status("source", "gated or missing hub model")
+    use, _, _ = hub
+    assert use("'owner/gated'").startswith("model='owner/gated': a gated model: accept its terms on its page")
+    assert use("'owner/Missing'").startswith("model='owner/Missing': not on the hub, or private")
+    unreachable = use("'owner/Other'", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
+    assert unreachable.startswith("model='owner/Other': no such folder here, not in the hub's local cache")
+
+
+def test_a_card_needs_no_weights(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "card")
+    (folder / "model.safetensors").write_bytes(b"")
+    assert read_model(str(folder)).num_layers == 3
+    assert AutoModelForCausalLM.from_config(read_model(str(folder)).config).config.model_type == "llama"
