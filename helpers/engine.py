@@ -54,7 +54,7 @@ class PatchedPrompt:
         with record(dict(enumerate(lm.blocks))) as hidden_states:
             logits = self._trial(rows=2, passes=1)
             self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
-        if lm.model._is_stateful:  # such a state may not go on where it was left
+        if lm.model._is_stateful or lm.source.options.trust_remote_code:  # may not go on where it was left
             whole = lm.model(ids, logits_to_keep=1).logits[:, -1].float()
             if _difference(whole, logits[:1]) > SAME_LOGITS[lm.dtype]:
                 why = f"{lm.model.config.model_type} can't be read up to the placeholder and go on from there"
@@ -123,7 +123,7 @@ class PatchedPrompt:
                 if ended.all():
                     break
         texts = torch.stack(new_tokens, 1).tolist()
-        return [_until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
+        return [until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
 
     @contextmanager
     def _way(self, rows: int) -> Iterator[None]:
@@ -196,6 +196,7 @@ def _difference(usual: Tensor, logits: Tensor) -> float:
     return ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()
 
 
-def _until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:
+def until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:
+    """The tokens before the first one that ends a text."""
     end = next((i for i, token in enumerate(tokens) if token in stop_tokens), len(tokens))
     return tokens[:end]

@@ -8,6 +8,7 @@ own: whatever is loaded, the first row is taken for which, in every block,
 holds to the rounding of the dtype, and a model for which none does is refused.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -58,15 +59,15 @@ CONVENTIONS = (
     # A norm between the branch and the addition.
     Convention("post_attention_layernorm", "post_feedforward_layernorm", "", "Gemma 2 and 3, OLMo 2 and 3, EXAONE 4"),
     Convention("post_self_attn_layernorm", "post_mlp_layernorm", "", "GLM-4"),
-    Convention("post_attention_layernorm", "post_mlp_layernorm", "", "AFMoE"),
     # A factor on the branch.
     Convention("self_attn", "mlp", "residual_multiplier", "Granite"),
     Convention("self_attn", "block_sparse_moe", "residual_multiplier", "Granite-MoE"),
+    Convention("self_attn", "shared_mlp", "residual_multiplier", "Granite 4 without experts"),
     Convention("self_attn", "mlp", "residual_scale", "MiniCPM3"),
 )  # fmt: skip
 BLOCK_LISTS = ("layers", "h", "blocks")  # of a decoder
 POST_NORM = {"opt": ("do_layer_norm_before", False), "bloom": ("apply_residual_connection_post_layernorm", True)}
-PROBE_TOKENS = 8
+PROBE_TOKENS = 3
 
 
 class Parts(NamedTuple):
@@ -135,7 +136,7 @@ def find_parts(name: str, model: PreTrainedModel, device: torch.device) -> Parts
         modules |= {(part, layer): _part(block, part) for layer, block in enumerate(blocks)}
     with record(modules, {("in", layer): block for layer, block in enumerate(blocks)}) as seen:
         try:
-            model(ids, use_cache=False)
+            model.base_model(ids, use_cache=False)  # without the head, a good part of a small model
         except Exception as error:
             if is_out_of_memory(error):
                 raise
@@ -143,29 +144,34 @@ def find_parts(name: str, model: PreTrainedModel, device: torch.device) -> Parts
             raise InputError("model", name, f"{model.config.model_type}: {why}") from error
 
     kind, width = model.config.model_type, model.config.get_text_config().hidden_size
+
+    def refused(layer: int, why: str) -> InputError:
+        return InputError("model", name, f"{kind}, block {layer}: {why}")
+
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        raise InputError("model", name, f"{kind}: its forward doesn't know logits_to_keep, as transformers' own do")
     before = None
     for layer in range(len(blocks)):
-        out = seen["out", layer]
+        received, out = seen["in", layer], seen["out", layer]
         if out.shape != (*ids.shape, width):
-            raise InputError(
-                "model", name, f"{kind}, block {layer}: gives {tuple(out.shape)}, not {width} numbers a token"
-            )
-        if before is not None and not torch.equal(before, seen["in", layer].to(before.device)):
-            raise InputError("model", name, f"{kind}, block {layer}: doesn't receive what the block before it gives")
-        if _difference(*out[:, :-1].cpu().double()) > torch.finfo(out.dtype).eps ** 0.5:
-            raise InputError("model", name, f"{kind}, block {layer}: tokens see later ones; not a causal model")
+            raise refused(layer, f"gives {tuple(out.shape)}, not {width} numbers a token")
+        if not out.isfinite().all():
+            raise refused(layer, f"its output is not finite in {str(out.dtype).removeprefix('torch.')}; try another")
+        if before is not None and not torch.equal(before, received.to(before.device)):
+            raise refused(layer, "doesn't receive what the block before it gives")
+        if torch.equal(*received[:, :-1]) and _looks_ahead(*out[:, :-1].cpu().double(), out.dtype):
+            raise refused(layer, "tokens see later ones; not a causal model")
         before = out
-    worst = [_worst_block(blocks, convention, seen) for convention in fitting]
-    for convention, (adds_up, _, _) in zip(fitting, worst, strict=True):
+    tried = []
+    for convention in fitting:
+        parts = Parts(blocks, convention)
+        adds_up, *worst = _add_up(parts, seen)
         if adds_up:
-            return Parts(blocks, convention)
-    _, layer, difference = min(worst, key=lambda one: one[2])
-    raise InputError(
-        "model",
-        name,
-        f"{kind}, block {layer}: input + attention + MLP differs from the output by {difference:.1e} of its norm; "
-        f"known to add up: {known_families()}",
-    )
+            return parts
+        tried.append(worst)
+    layer, difference = min(tried, key=lambda one: one[1])
+    why = f"input + attention + MLP differs from the output by {difference:.1e} of its norm"
+    raise refused(layer, f"{why}; known to add up: {known_families()}")
 
 
 def known_families() -> str:
@@ -206,15 +212,13 @@ def _part(block: nn.Module, names: str) -> nn.Module | None:
             continue
 
 
-def _worst_block(
-    blocks: nn.ModuleList, convention: Convention, seen: Mapping[tuple[str, int], Tensor]
-) -> tuple[bool, int, float]:
-    """Whether a convention adds up in every block; the block where it does least, and by how much of the norm."""
-    parts, adds_up, worst = Parts(blocks, convention), True, (0, 0.0)
-    for layer in range(len(blocks)):
+def _add_up(parts: Parts, seen: Mapping[tuple[str, int], Tensor]) -> tuple[bool, int, float]:
+    """Whether the parts add up in every block; the block where they do least, and by how much of the norm."""
+    adds_up, worst = True, (0, 0.0)
+    for layer in range(len(parts.blocks)):
         out = seen["out", layer]
         try:
-            terms = [seen["in", layer], *(parts.added(seen[part, layer], layer, out) for part in convention[:2])]
+            terms = [seen["in", layer], *(parts.added(seen[part, layer], layer, out) for part in parts.convention[:2])]
         except (KeyError, RuntimeError):  # a part that didn't run, or whose output has another size
             return False, layer, torch.inf
         terms, total = [term.cpu().double() for term in terms], out.cpu().double()
@@ -224,6 +228,12 @@ def _worst_block(
             adds_up = False
         worst = max(worst, (layer, _difference(sum(terms), total)), key=lambda one: one[1])
     return adds_up, *worst
+
+
+def _looks_ahead(one: Tensor, other: Tensor, dtype: torch.dtype) -> bool:
+    """Whether any token (rows of both) differs by more than rounding, though only later ones were another."""
+    differences = (one - other).norm(dim=-1) / one.norm(dim=-1)
+    return bool((differences > torch.finfo(dtype).eps ** 0.5).any())
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

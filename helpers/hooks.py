@@ -57,7 +57,7 @@ def patch(blocks: Sequence[nn.Module], target_layers: Tensor, vectors: Tensor, p
         def hook(module, args, output):
             hidden = _tensor_of(output).clone()  # (rows, tokens, width)
             hidden[rows.to(hidden.device), position] = vectors[rows].to(hidden)
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+            return type(output)((hidden, *output[1:])) if isinstance(output, (tuple, list)) else hidden
 
         return hook
 

@@ -1,6 +1,8 @@
 """Load a language model from any source, with its card: what is known of it before its weights are read."""
 
+import importlib.util
 import sys
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,7 +25,7 @@ from .catalogue import DEFAULT_MODEL
 from .dequantised import is_worth_keeping, keep_dequantised
 from .families import Parts, check_architecture, find_parts
 from .results import slug
-from .sources import Source, SourceOptions, find_source, needs_remote_code
+from .sources import ADAPTER_FILES, Source, SourceOptions, code_of_its_own, find_source
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -129,10 +132,8 @@ def read_model(name: str, **source_options) -> ModelCard:
     """
     options = SourceOptions.of(source_options)
     source = find_source(name, options)
-    if needs_remote_code(source.folder) and not options.trust_remote_code and not source.gguf_file:
-        raise InputError(
-            "model", name, "comes with Python code of its own, which runs only with trust_remote_code=True"
-        )
+    _check_code(source)
+    _check_extras(source)
     settings = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(**source.location, **settings)
@@ -159,10 +160,12 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
         InputError: unknown model, dtype, device or option; unreadable weights; an architecture whose blocks don't
             satisfy block input + attention_output + mlp_output = hidden_state.
     """
+    if device != "auto" and source_options.get("device_map"):
+        raise InputError("device", device, "a device_map says where the model goes; leave device at auto")
     device = check_hardware(dtype, device)
     card = read_model(name, **source_options)
     source = card.source
-    _check_extras(source)
+    source.fetch_weights()
     fingerprint = source.fingerprint()
     try:
         model = None  # what is read in float32 to be kept may be what is wanted
@@ -182,7 +185,7 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
         model = model if source.options.quantization else model.to(device)
     model.eval()
     lm = LanguageModel(**vars(card), model=model, dtype=dtype, fingerprint=fingerprint)
-    assert len(lm.parts.blocks) == lm.num_layers  # the proof, or an InputError
+    _ = lm.parts  # the proof, or an InputError
     return lm
 
 
@@ -198,37 +201,70 @@ def _read_weights(card: ModelCard, dtype: torch.dtype, device: torch.device) -> 
         )
     if options.device_map or options.quantization:
         where["device_map"] = options.device_map or {"": device}
-    return AutoModelForCausalLM.from_pretrained(
+    model, told = AutoModelForCausalLM.from_pretrained(
         **where,
         config=card.config,
         dtype=dtype,
         use_safetensors=None if options.allow_pickle or "gguf_file" in where else True,
         local_files_only=True,
         trust_remote_code=options.trust_remote_code,
+        output_loading_info=True,
     )
+    if missing := sorted(told["missing_keys"]):  # transformers would fill them with random numbers
+        raise InputError("model", card.name, f"its files lack {len(missing)} of its tensors, {missing[0]} first")
+    return model
 
 
 def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     """The model with a PEFT adapter in its own layers; its modules keep their names."""
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
 
     folder = Path(adapter).expanduser()
-    if PeftConfig.from_pretrained(folder).is_prompt_learning:
-        raise InputError("adapter", adapter, "adds tokens to the prompt; only adapters inside the layers can be read")
-    return PeftModel.from_pretrained(model, folder).get_base_model()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what doesn't fit is an error here
+        adapted = PeftModel.from_pretrained(model, folder)
+    with safe_open(folder / ADAPTER_FILES[1], framework="pt") as file:
+        given, used = set(file.keys()), set(get_peft_model_state_dict(adapted))
+    if given != used:
+        why = f"not made for this model: {len(given & used)} of its {len(given)} tensors fit"
+        raise InputError("adapter", adapter, why)
+    return adapted.get_base_model()
+
+
+def _check_code(source: Source) -> None:
+    """Refuse a model's own Python code, unless it was asked for by name, or transformers knows the model itself."""
+    model_type, classes = code_of_its_own(source.folder)
+    trusted = source.options.trust_remote_code
+    if source.gguf_file or not classes or (model_type in CONFIG_MAPPING and not trusted):
+        return
+    if not trusted:
+        why = "comes with Python code of its own, which runs only with trust_remote_code=True"
+        raise InputError("model", source.name, why)
+    if elsewhere := [one for one in classes if "--" in one]:
+        why = f"its code is in another repository ({elsewhere[0]}); copy it beside the model"
+        raise InputError("model", source.name, why)
 
 
 def _check_extras(source: Source) -> None:
-    """Refuse what can't be combined, or needs a library that isn't there, before weights are read."""
-    import importlib.util
-
+    """Refuse what can't be combined, doesn't change the layers, or needs a library that isn't there."""
     options = source.options
     if options.quantization and source.gguf_file:
-        raise InputError(
-            "quantization", options.quantization, "a GGUF file is quantised already; it is dequantised here"
-        )
+        why = "a GGUF file is quantised already; it is dequantised here"
+        raise InputError("quantization", options.quantization, why)
     if options.quantization and not importlib.util.find_spec("bitsandbytes"):
         raise InputError("quantization", options.quantization, "needs bitsandbytes: pip install bitsandbytes")
+    if options.adapter:
+        from peft import PeftConfig
+
+        try:
+            config = PeftConfig.from_pretrained(Path(options.adapter).expanduser())
+            only_tokens = config.peft_type.value and config.is_prompt_learning
+        except Exception as error:  # of many kinds; each means a config that can't be used
+            raise InputError("adapter", options.adapter, f"its config can't be read ({_first_line(error)})") from error
+        if only_tokens:
+            why = "adds tokens to the prompt; only adapters inside the layers can be read"
+            raise InputError("adapter", options.adapter, why)
 
 
 def check_hardware(dtype: str, device: str) -> torch.device:

@@ -202,6 +202,7 @@ def _draw_readable(axes: Axes, counts: pd.DataFrame, entities: int) -> None:
     axes.fill_between(counts["layer"], counts["null_low"], counts["null_high"], color=NULL_COLOUR, alpha=0.22, lw=0,
                       label="by chance (95 %): judged by other entities' descriptions")  # fmt: skip
     axes.plot(counts["layer"], counts["null_mean"], color=NULL_COLOUR, lw=1)
+    axes.axhline(counts["null_high"].max(), color=NULL_COLOUR, lw=1, ls="--", label="at most by chance in any layer")
     axes.errorbar(
         counts["layer"], counts["interpreted"],
         yerr=[counts["interpreted"] - counts["low"], counts["high"] - counts["interpreted"]],

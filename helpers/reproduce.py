@@ -18,6 +18,7 @@ import nbformat
 import papermill
 
 from . import ROOT, InputError
+from .catalogue import CATALOGUE
 from .decoding import sampling
 from .plans import Plan, make_plan
 from .results import evaluations, read_prompts, results_folder, slug, write_atomically
@@ -145,6 +146,7 @@ def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
         InputError: not of that form, an unknown name (the known ones are listed), or another kind of value.
     """
     known = {name: value for parameters in defaults.values() for name, value in parameters.items()} | SOURCE
+    known.pop("source_options", None)  # given by their own names
     given = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -156,8 +158,6 @@ def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
             raise InputError("setting", name, f"unknown; {hint}known: {', '.join(known)}")
         if name in SOURCE:
             given.setdefault("source_options", {})[name] = _parse(name, text, known[name])
-        elif name == "source_options":
-            raise InputError("setting", setting, f"give them one by one: {', '.join(SOURCE)}")
         else:
             given[name] = _parse(name, text, known[name])
     SourceOptions.of(given.get("source_options", {}))
@@ -208,7 +208,8 @@ def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
     from .models import DTYPES
 
     with torch.device("meta"):
-        weights = AutoModelForCausalLM.from_config(card.config).num_parameters()
+        code = card.source.options.trust_remote_code
+        weights = AutoModelForCausalLM.from_config(card.config, trust_remote_code=code).num_parameters()
     a = torch.ones(256, card.width, dtype=DTYPES[dtype], device=device)
     b = torch.ones(card.width, 4 * card.width, dtype=DTYPES[dtype], device=device)
     times = []
@@ -250,10 +251,8 @@ def _number_or_text(text: str) -> int | float | str:
 
 def _as_path(name: str, value: object) -> object:
     """A file or folder that exists from where the user stands, made absolute; anything else as it is."""
-    named = name in ("prompts", "results", "adapter") or (
-        name == "model" and ("/" in str(value) or str(value).endswith(".gguf"))
-    )
     path = Path(str(value)).expanduser()
+    named = name in ("prompts", "results", "adapter") or (name == "model" and value not in CATALOGUE)
     return str(path.absolute()) if named and path.exists() else value
 
 

@@ -115,9 +115,9 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
     the one given; `.attrs["models"]` names the models that the JSONs beside the files tell of.
 
     Raises:
-        InputError: no such file, not a CSV, a missing column, or no rows.
+        InputError: no such file, not a CSV, a missing column, no rows, or two models of one name.
     """
-    tables, models = [], []
+    tables, models, fingerprints = [], [], {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         file = ROOT / Path(path).expanduser()
         if not file.is_file():
@@ -135,7 +135,10 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
         if "component" not in table:
             table["component"] = component
         if (about := file.with_suffix(".json")).is_file():
-            models += [model["name"]] if (model := json.loads(about.read_text(encoding="utf-8")).get("model")) else []
+            if model := json.loads(about.read_text(encoding="utf-8")).get("model"):
+                models.append(model["name"])
+                if fingerprints.setdefault(model["name"], model["fingerprint"]) != model["fingerprint"]:
+                    raise InputError("results", str(path), f"of another model {model['name']} than the files before it")
         tables.append(table)
     rows = pd.concat(tables, ignore_index=True)
     rows.attrs["models"] = list(dict.fromkeys(models))
@@ -167,6 +170,9 @@ def describe(lm, plan: Plan) -> dict:
 
     from .scoring import judge_fingerprint
 
+    options = lm.source.options
+    used = {"gguf": lm.source.gguf_file, "peft": options.adapter, "bitsandbytes": options.quantization}
+    extra = [package for package, for_it in used.items() if for_it]
     return {
         "method_version": METHOD_VERSION,
         "model": {
@@ -181,7 +187,9 @@ def describe(lm, plan: Plan) -> dict:
         "plan": plan.describe(),
         "judge": {"name": "all-MiniLM-L6-v2", "fingerprint": judge_fingerprint()},
         "machine": {"device": lm.device.type, "threads": torch.get_num_threads(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("torch", "transformers", "sentence-transformers", "pandas")},
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", "sentence-transformers", "pandas", *extra)
+        },
     }
 
 
@@ -200,7 +208,7 @@ def _source(source) -> dict:
     if adapter := given.pop("adapter", ""):
         folder = Path(adapter).expanduser()
         about["adapter"] = {"name": folder.resolve().name, "fingerprint": digest_of_folder(folder)[:16]}
-    return about | given
+    return about | {name: value if isinstance(value, str | bool) else str(value) for name, value in given.items()}
 
 
 @contextmanager

@@ -215,6 +215,6 @@ def sweep(
         **{name: batches[0].attrs[name] for name in ("batch_size", "shares_prefix", "fused")},
         "batches_done_in_parts": in_parts,
         "same_bytes_again": fixed and "oom" not in set(rows["status"]),
-        "seconds": {"run": round(generated - started, 1), "score": round(time.monotonic() - generated, 1)},
+        "seconds": {"run": round(generated - started, 2), "score": round(time.monotonic() - generated, 2)},
     }
     return rows

@@ -88,6 +88,9 @@ FAMILIES = {
     "Qwen3-Next": ("qwen3_next", SMALL | EXPERTS | LINEAR | {"shared_expert_intermediate_size": 32, "head_dim": 8}, False),
     "Qwen 3.5 (text)": ("qwen3_5_text", SMALL | LINEAR | {"head_dim": 8}, False),
     "LFM2": ("lfm2", SMALL | {"layer_types": ["conv", "full_attention", "conv"]}, False),
+    "Granite 4 without experts": ("granitemoehybrid", SMALL | {"num_local_experts": 0, "layer_types": ["attention"] * 3,
+        "shared_intermediate_size": 64, "residual_multiplier": 0.7, "mamba_n_heads": 8, "mamba_d_head": 8}, True),
+    "BioGPT": ("biogpt", SMALL, False),
     "gpt-oss": ("gpt_oss", SMALL | {"num_local_experts": 4, "head_dim": 8}, False),
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ def blocks_of(model):
         "transformer.h",
         "transformer.blocks",
     )
-    for path in (*paths, "gpt_neox.layers"):
+    for path in (*paths, "gpt_neox.layers", "biogpt.layers"):
         try:
             return model.get_submodule(path)
         except AttributeError:

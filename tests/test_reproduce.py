@@ -62,7 +62,7 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
         (["layers"], "setting='layers': expected NAME=VALUE"),
         (["--only", "figure3"], "--only='figure3': expected one of mlp_output_evaluation"),
         (["revison=main"], "setting='revison': unknown; did you mean 'revision'?"),
-        (["source_options={}"], "setting='source_options={}': give them one by one: revision, adapter"),
+        (["source_options={}"], "setting='source_options': unknown"),
         (["quantization=3bit"], "quantization='3bit': expected one of 4bit, 8bit"),
         (["trust_remote_code=yes"], "trust_remote_code='yes': expected true or false"),
         (["adapter=nowhere"], "adapter='nowhere': expected a PEFT folder"),

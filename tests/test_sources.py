@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from helpers import ROOT, InputError
@@ -39,6 +40,11 @@ def test_a_folder(tiny, tiny_folder, status):
     status("source", "folder of safetensors")
     assert load_model(str(tiny_folder)).fingerprint == tiny.fingerprint == told(tiny)["fingerprint"]
     assert told(tiny)["gguf_file"] is None and "dequantised_from" not in told(tiny)
+
+
+def test_a_gguf_file_by_a_link_with_another_name(lm, tmp_path):
+    (tmp_path / "renamed.gguf").symlink_to(lm.source.folder / lm.source.gguf_file)
+    assert read_model(str(tmp_path / "renamed.gguf")).slug == "renamed"
 
 
 def test_a_gguf_file(lm, status):
@@ -70,6 +76,32 @@ class OddForCausalLM(LlamaForCausalLM):
 """
 
 
+def test_a_model_that_transformers_knows_needs_no_code_of_its_own(tiny, tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "known")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "old.OldConfig"}}))
+    assert readings(load_model(str(folder))) == readings(tiny)
+
+
+def test_code_in_another_repository_is_refused(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "odd")
+    config = json.loads((folder / "config.json").read_text())
+    auto_map = {"AutoModelForCausalLM": "someone/else--odd.OddForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "odd", "auto_map": auto_map}))
+    with pytest.raises(InputError, match="its code is in another repository"):
+        read_model(str(folder), trust_remote_code=True)
+
+
+def test_files_that_lack_a_tensor_are_refused(tiny, tiny_folder, tmp_path):
+    """transformers would make one up."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "cut")
+    whole = load_file(folder / "model.safetensors")
+    whole.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="its files lack 1 of its tensors, model.layers.1.mlp.up_proj.weight first"):
+        load_model(str(folder))
+
+
 def test_code_of_its_own_only_by_name(tiny_folder, tmp_path, status):
     """In a process of its own: what is once imported stays."""
     status("source", "trust_remote_code")
@@ -90,6 +122,25 @@ print(type(load_model({str(folder)!r}, trust_remote_code=True).model).__name__)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.stdout == "OddForCausalLM\n", done.stderr
     assert (tmp_path / "ran").exists()
+    settings = [
+        "trust_remote_code=true",
+        "layers=0",
+        "num_prompts=2",
+        "max_new_tokens=2",
+        f"out_dir={tmp_path / 'out'}",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "helpers.reproduce",
+        "--only",
+        "mlp_output_evaluation",
+        "--model",
+        folder,
+        *settings,
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("base", ["tiny", "lm"])
@@ -113,6 +164,21 @@ def test_an_adapter(base, tiny_folder, tmp_path, request, status):
     assert told(adapted)["adapter"]["name"] == "My-LoRA" and str(tmp_path) not in json.dumps(told(adapted))
 
 
+def test_an_adapter_of_another_model_is_refused(tiny, tiny_folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(load_model(str(tiny_folder)).model, settings).save_pretrained(tmp_path / "other")
+    weights = load_file(tmp_path / "other/adapter_model.safetensors")
+    renamed = {name.replace("layers.2.", "layers.7."): tensor for name, tensor in weights.items()}
+    save_file(renamed, tmp_path / "other/adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="adapter=.*not made for this model: 4 of its 6 tensors fit"):
+        load_model(str(tiny_folder), adapter=str(tmp_path / "other"))
+    (tmp_path / "other/adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="adapter=.*its config can't be read"):
+        read_model(str(tiny_folder), adapter=str(tmp_path / "other"))
+
+
 def test_an_adapter_that_only_adds_tokens_is_refused(tiny, tiny_folder, tmp_path):
     from peft import PromptTuningConfig, get_peft_model
 
@@ -131,6 +197,8 @@ def test_a_model_on_several_devices(tiny, tiny_folder, status):
     assert spread.device == torch.device("cpu") and spread.model.model.layers[1].mlp.up_proj.weight.is_meta
     assert readings(spread) == readings(tiny) and spread.fingerprint == tiny.fingerprint
     assert readings(load_model(str(tiny_folder), device_map="auto")) == readings(tiny)
+    with pytest.raises(InputError, match="device='cpu': a device_map says where the model goes"):
+        load_model(str(tiny_folder), device="cpu", device_map="auto")
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
@@ -176,13 +244,13 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if path.startswith("/api/models/owner/Tiny"):
             if not path.endswith(("/revision/main", f"/revision/{COMMIT}", "/tree/main", f"/tree/{COMMIT}")):
                 return self.refuse(404, "RevisionNotFound")
-            files = sorted(self.folder.iterdir())
+            files = sorted(one for one in self.folder.rglob("*") if one.is_file())
+            names = [str(one.relative_to(self.folder)) for one in files]
             if "/tree/" in path:
-                told = [
-                    {"type": "file", "path": one.name, "size": one.stat().st_size, "oid": one.name} for one in files
-                ]
+                sizes = [one.stat().st_size for one in files]
+                told = [{"type": "file", "path": n, "size": s, "oid": n} for n, s in zip(names, sizes, strict=True)]
             else:
-                siblings = [{"rfilename": one.name} for one in files]
+                siblings = [{"rfilename": name} for name in names]
                 told = {"id": "owner/Tiny", "modelId": "owner/Tiny", "sha": COMMIT, "siblings": siblings, "tags": []}
             return self.give(json.dumps(told).encode(), body, {"Content-Type": "application/json"})
         _, _, rest = path.partition("/resolve/")
@@ -219,9 +287,10 @@ def hub(lm, tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "served")
     shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")  # the same in another form
     (folder / "pytorch_model.bin").write_bytes(b"pickled")
-    shutil.copy(lm.source.folder / lm.source.gguf_file, folder / "small.Q4_1.gguf")
+    (folder / "Q4").mkdir()
+    shutil.copy(lm.source.folder / lm.source.gguf_file, folder / "Q4/small.Q4_1.gguf")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("This", (Hub,), {"folder": folder}))
-    server.asked = []
+    server.asked, server.folder = [], folder
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cache = tmp_path / "cache"
 
@@ -260,10 +329,18 @@ def test_a_hub_id(hub, tiny, status):
 def test_a_gguf_file_on_the_hub(hub, lm, status):
     status("source", "GGUF file on the hub")
     use, _, server = hub
-    assert use("'owner/Tiny:small.Q4_1.gguf'") == f"small.q4_1 {lm.fingerprint} {COMMIT}"
+    assert use("'owner/Tiny:Q4/small.Q4_1.gguf'") == f"small.q4_1 {lm.fingerprint} {COMMIT}"
     assert not [one for one in server.asked if "safetensors" in one]
     none = "model='owner/Tiny:none.gguf': the hub's repository has no file none.gguf"
     assert use("'owner/Tiny:none.gguf'") == none
+
+
+def test_a_hub_model_that_cannot_be_used_is_refused_before_its_weights(hub):
+    use, cache, server = hub
+    config = server.folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"is_encoder_decoder": True}))
+    assert use("'owner/Tiny'").startswith("model='owner/Tiny': llama is an encoder-decoder")
+    assert not [one for one in server.asked if "safetensors" in one.split("/")[-1]]
 
 
 def test_a_hub_model_that_is_not_to_be_had_is_one_sentence(hub, status):
