@@ -180,7 +180,7 @@ def test_a_family_whose_parts_do_not_add_up_is_refused():
     kind, settings, _ = FAMILIES["Mixtral"]
     refused(
         AutoModelForCausalLM.from_config(CONFIG_MAPPING["minimax"](**settings)).eval(),
-        r"minimax, block 0: input \+ attention \+ MLP differs from the output by \d\.\de",
+        r"minimax, block 1: input \+ attention \+ MLP differs from the output by \d\.\de",
     )
 
 
