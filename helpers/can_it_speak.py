@@ -80,6 +80,29 @@ def norms_by_layer(lm: LanguageModel, prompts: Sequence[str], target_prompt: Tar
     return pd.DataFrame({"layer": range(lm.num_layers), "hidden_state": hidden, "mlp_output": mlp, "placeholder": own})
 
 
+def rho_by_layer(norms: pd.DataFrame, amplifiers: Sequence[float] = (1, 3, 6, 9, 12, 15)) -> pd.DataFrame:
+    """ρ = ‖α·v‖ / ‖the placeholder's own hidden state‖ of typical vectors, for the paper's grid of amplifiers (§4.1).
+
+    Returns:
+        Columns component, target (MLP outputs into the same layer, hidden states into layer 0), layer, amplifier, rho.
+    """
+    own = norms["placeholder"]
+    tables = [
+        pd.DataFrame(
+            {
+                "component": component,
+                "target": target,
+                "layer": norms["layer"],
+                "amplifier": amplifier,
+                "rho": amplifier * norms[component] / (own if target == "same" else own.iloc[0]),
+            }
+        )
+        for component, target in (("mlp_output", "same"), ("hidden_state", "0"))
+        for amplifier in amplifiers
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
 def judge_named(entities: Mapping[str, str], texts: Sequence[str], target_prompt: TargetPrompt) -> pd.DataFrame:
     """Columns entity, gold, text (first item), similarity to the gold description, described (above the threshold).
 

@@ -290,6 +290,9 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":  # set-up: is the default model there, the known one, and ready to load fast?
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         load_model(DEFAULT_MODEL, device="cpu")
     except InputError as error:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -107,13 +108,12 @@ def speech_page(
     nulls: Sequence[tuple[str, str]],
     counts: pd.DataFrame,
     norms: pd.DataFrame,
-    amplifiers: Sequence[float] = (1, 3, 6, 9, 12, 15),
+    rho: pd.DataFrame,
 ) -> Figure:
     """One page that says whether a model can speak: the verdict, texts and layers behind it, norms to choose α by.
 
     Args:
-        sentences, named, nulls, counts, norms: of `can_it_speak`.
-        amplifiers: whose ρ = ‖α·v‖ / ‖placeholder's own hidden state‖ is drawn; the paper's.
+        sentences, named, nulls, counts, norms, rho: of `can_it_speak`.
     """
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10, 13.2), layout="constrained")
@@ -148,17 +148,16 @@ def speech_page(
 
         _draw_readable(figure.add_subplot(grid[2, :]), counts, len(named))
         first = None
-        for column, (component, target) in enumerate((("mlp_output", "layer"), ("hidden_state", 0))):
+        for column, ((component, target), lines) in enumerate(rho.groupby(["component", "target"], sort=False)):
             axes = first = figure.add_subplot(grid[3, column], sharey=first)
-            own = norms["placeholder"] if target == "layer" else norms["placeholder"].iloc[0]
-            shades = plt.get_cmap("Blues")(
-                [0.35 + 0.6 * i / max(1, len(amplifiers) - 1) for i in range(len(amplifiers))]
-            )
-            for amplifier, shade in zip(amplifiers, shades, strict=True):
-                axes.plot(norms["layer"], amplifier * norms[component] / own, color=shade, label=f"α = {amplifier:g}")
+            amplifiers = lines["amplifier"].unique()
+            shades = plt.get_cmap("Blues")(np.linspace(0.35, 0.95, len(amplifiers)))
+            for (amplifier, line), shade in zip(lines.groupby("amplifier"), shades, strict=True):
+                axes.plot(line["layer"], line["rho"], color=shade, label=f"α = {amplifier:g}")
             axes.axhline(1, color=NULL_COLOUR, lw=1, ls="--")
-            what = "MLP outputs, into the same layer" if target == "layer" else "Hidden states, into layer 0"
-            axes.set(title=what, xlabel="source layer (from 0)", yscale="log")
+            what = component.replace("mlp", "MLP").replace("_", " ") + "s, into "
+            what += "the same layer" if target == "same" else f"layer {target}"
+            axes.set(title=what[0].upper() + what[1:], xlabel="source layer (from 0)", yscale="log")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if not column:
                 axes.set_ylabel("ρ: length beside what it replaces")

@@ -103,7 +103,8 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {_shown(folder)}/:")
     print("\n".join(f"  {path}" for path in written))
     for path in (path for path in written if path.suffix == ".json"):
-        print("\n".join(json.loads((folder / path).read_text(encoding="utf-8")).get("verdict", [])))
+        for sentence in json.loads((folder / path).read_text(encoding="utf-8")).get("verdict", []):
+            print(sentence)
     if failed:
         print(f"{failed} rows failed; the column `status` says which and why.", file=sys.stderr)
     return 3 if failed else 0

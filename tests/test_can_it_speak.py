@@ -17,6 +17,7 @@ from helpers.can_it_speak import (
     layers_above_chance,
     norms_by_layer,
     null_readings,
+    rho_by_layer,
     verdict,
 )
 from helpers.engine import PatchedPrompt
@@ -24,6 +25,7 @@ from helpers.plans import TargetPrompt
 from helpers.reproduce import main
 from helpers.results import read_gold, read_prompts, read_results
 from helpers.scoring import is_echo, similarity, success_counts
+from helpers.superscopes import sweep
 
 GOLD = read_gold("data/known_entities.csv")
 TARGET = TargetPrompt()
@@ -73,6 +75,16 @@ def test_norms(lm):
     for name in ("hidden_state", "mlp_output"):
         assert np.allclose(norms[name], activations[name][:, -1].norm(dim=-1), rtol=1e-5)
     assert np.allclose(norms["placeholder"], PatchedPrompt(lm, TARGET, 1).placeholder_norms)
+
+
+def test_rho_is_the_rows_own(lm):
+    """What the report says of one prompt's vectors is what a sweep writes in its rows."""
+    rho = rho_by_layer(norms_by_layer(lm, ["Titanic"], TARGET), amplifiers=(1, 6))
+    for component, target in (("mlp_output", "same"), ("hidden_state", 0)):
+        settings = {"layers": "2,7", "amplifiers": (1, 6), "target_layer": target, "max_new_tokens": 1}
+        rows = sweep(lm, "Titanic", component, **settings).sort_values(["amplification value", "layer"])
+        told = rho[(rho["component"] == component) & rho["layer"].isin([2, 7])]
+        assert np.allclose(rows["rho"], told["rho"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +165,7 @@ def test_check_makes_a_page_and_prints_the_verdict(tmp_path, capfd):
     assert len(rows) == 48 and rows["score gold"].notna().all() and set(rows["target layer"]) == {0}
     about = json.loads((tmp_path / "can_it_speak.json").read_text())
     assert about["verdict"][0] in said and len(about["named"]) == 24 and len(about["norms"]) == 30
+    assert len(about["rho"]) == 2 * 6 * 30
     page = tmp_path / "can_it_speak.png"
     assert page.read_bytes().startswith(b"\x89PNG") and page.stat().st_size <= 300 << 10
     assert (tmp_path / "can_it_speak.pdf").read_bytes().startswith(b"%PDF")
