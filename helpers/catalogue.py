@@ -151,7 +151,7 @@ def fetch(alias: str, accept_terms: bool = False, say: Callable[[str], None] = p
         raise InputError("SUPERSCOPES_CACHE", str(cache_folder()), f"{needed} needed there, {_megabytes(free)} free")
 
     with _one_at_a_time(alias, folder):
-        if (folder / entry.file).is_file():  # fetched while we waited
+        if (folder / entry.file).is_file():  # by another process, a moment ago
             return folder / entry.file
         whole = _from_hub(entry, parts, say) if entry.hub else None
         if whole is None:

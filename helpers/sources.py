@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from . import InputError
@@ -95,12 +95,12 @@ class Source:
         Raises:
             InputError: they can't be had, or there are none in a form that is read unless asked for.
         """
-        options = self.options
         if self.commit and not self.gguf_file:
-            _download(self.name, options, (".safetensors", *[".py"] * options.trust_remote_code))
-            if options.allow_pickle and not _weights(self.folder):
-                _download(self.name, options, (".bin",))
-        if not self.gguf_file and not _weights(self.folder, options.allow_pickle):
+            same = replace(self.options, revision=self.commit)
+            _download(self.name, same, (".safetensors",))
+            if self.options.allow_pickle and not _weights(self.folder):
+                _download(self.name, same, (".bin",))
+        if not self.gguf_file and not _weights(self.folder, self.options.allow_pickle):
             why = "here are no .safetensors weights (pickled ones are read only with allow_pickle=True)"
             raise InputError("model", self.name, why)
 

@@ -171,6 +171,7 @@ def test_check_makes_a_page_and_prints_the_verdict(tmp_path, capfd):
     assert (tmp_path / "can_it_speak.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_a_model_that_knows_nothing_is_told_so(tiny_folder, tmp_path, capfd):
     """Random weights."""
     torch.manual_seed(0)

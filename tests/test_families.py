@@ -16,6 +16,7 @@ from helpers.activations import capture, capture_batch
 from helpers.engine import PatchedPrompt
 from helpers.families import CONVENTIONS, check_architecture, find_parts
 from helpers.hooks import patch, record
+from helpers.models import load_model
 from helpers.plans import COMPONENTS, TargetPrompt
 from helpers.superscopes import interpret
 
@@ -111,6 +112,24 @@ def engine_is_the_plain_way(model, shares):
         ]
         assert interpret(model, vectors, layers, target, max_new_tokens=6) == plain
         assert interpret(model, vectors, layers, target, max_new_tokens=6, batch_size=3) == plain
+
+
+FEW = ("Gemma 3 (with images)", "GPT-2", "BLOOM", "Falcon, several keys", "gpt-oss")
+
+
+@pytest.mark.parametrize(
+    "family", [one if one in FEW else pytest.param(one, marks=pytest.mark.slow) for one in FAMILIES]
+)
+def test_a_family_loads_from_a_folder(family, lm, tmp_path):
+    """As a user loads it: known by its config, all its tensors there, the same vectors."""
+    model = small_model(family, lm.tokenizer)
+    model.model.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(str(tmp_path), device="cpu")
+    assert loaded.parts.convention == model.parts.convention
+    ours, theirs = capture(model, PROMPT), capture(loaded, PROMPT)
+    for component in COMPONENTS:
+        assert torch.equal(ours[component], theirs[component])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -27,6 +27,7 @@ def test_the_same_gguf_by_its_path_is_the_same_model(lm):
     assert card.token_ids("Star Wars") == lm.token_ids("Star Wars") and card.slug == "smollm2-135m-instruct.q4_1"
 
 
+@pytest.mark.slow
 def test_the_folder_made_of_a_gguf_file_holds_the_same_model(lm, tmp_path, monkeypatch):
     """Where no folder can be made, the file itself is read: slower, with the same numbers, tokens and stop tokens."""
     folder = find_dequantised(lm.source.folder / lm.source.gguf_file)

@@ -128,6 +128,13 @@ def test_the_speed_is_what_was_measured():
         assert table.loc[(way, "float32"), "same texts as plain"] == "128 of 128"
 
 
+def test_the_proof_at_load_costs_what_was_measured():
+    table = pd.read_csv(ROOT / "benchmarks/results/load.csv")
+    seconds, share = table["proof, seconds"], table["proof, share of load"]
+    words = f"takes {seconds.min():.2f} to {seconds.max():.1g} s on the models below, {share.min():.0%} to"
+    assert words.replace("%", "") in README.replace("\n", " ") and f"{share.max():.0%}".replace("%", " %") in README
+
+
 def test_a_longer_plan_costs_no_more_per_row():
     growth = pd.read_csv(ROOT / "benchmarks/results/growth.csv")
     assert growth["rows"].min() <= 256 and growth["rows"].max() >= 16384

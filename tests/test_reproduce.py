@@ -110,7 +110,9 @@ def test_bad_input_that_only_a_notebook_sees_is_exit_code_2_too(tmp_path, capfd)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_changes_nothing(tmp_path, signum, code):
     """Stopped while the first notebook computes."""
     command = [sys.executable, "-m", "helpers.reproduce", "--only", "mlp_output_evaluation", f"out_dir={tmp_path}"]

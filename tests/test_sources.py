@@ -294,21 +294,23 @@ def hub(lm, tiny_folder, tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cache = tmp_path / "cache"
 
-    def use(call: str, **more) -> str:
-        script = f"""
+    def use(*calls: str, **more) -> list[str]:
+        script = """
+import sys
 from helpers import InputError
-from helpers.dequantised import find_dequantised
 from helpers.models import load_model
-try:
-    lm = load_model({call})
-    print(lm.slug, lm.fingerprint, lm.source.commit)
-except InputError as error: print(error)
+for call in sys.argv[1:]:
+    try:
+        lm = eval(f"load_model({call})")
+        print(lm.slug, lm.fingerprint, lm.source.commit)
+    except InputError as error: print(error)
 """
         env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
         env |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_CACHE": str(cache), "HF_TOKEN": SECRET}
-        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env | more, capture_output=True, text=True)
-        assert SECRET not in done.stdout + done.stderr
-        return done.stdout.strip() or done.stderr
+        command = [sys.executable, "-c", script, *calls]
+        done = subprocess.run(command, cwd=ROOT, env=env | more, capture_output=True, text=True)
+        assert done.returncode == 0 and SECRET not in done.stdout + done.stderr, done.stderr.replace(SECRET, "SECRET")
+        return done.stdout.splitlines()
 
     yield use, cache, server
     server.shutdown()
@@ -318,38 +320,42 @@ def test_a_hub_id(hub, tiny, status):
     for row in ("hub id", "revision"):
         status("source", row)
     use, cache, server = hub
-    assert use("'owner/Tiny'") == f"owner--tiny {tiny.fingerprint} {COMMIT}"
+    assert use("'owner/Tiny'", f"'owner/Tiny', revision='{COMMIT}'", "'owner/Tiny', revision='v9'") == [
+        f"owner--tiny {tiny.fingerprint} {COMMIT}",
+        f"owner--tiny@{COMMIT} {tiny.fingerprint} {COMMIT}",
+        "model='owner/Tiny': the hub has no revision 'v9' of it",
+    ]
     assert not [path for path in cache.rglob("*") if path.suffix == ".bin" or path.name.startswith("consolidated")]
     asked = len(server.asked)
-    assert use("'owner/Tiny'", HF_HUB_OFFLINE="1").startswith("owner--tiny ") and len(server.asked) == asked
-    assert use(f"'owner/Tiny', revision='{COMMIT}'") == f"owner--tiny@{COMMIT} {tiny.fingerprint} {COMMIT}"
-    assert use("'owner/Tiny', revision='v9'") == "model='owner/Tiny': the hub has no revision 'v9' of it"
+    assert use("'owner/Tiny'", HF_HUB_OFFLINE="1")[0].startswith("owner--tiny ") and len(server.asked) == asked
 
 
 def test_a_gguf_file_on_the_hub(hub, lm, status):
     status("source", "GGUF file on the hub")
     use, _, server = hub
-    assert use("'owner/Tiny:Q4/small.Q4_1.gguf'") == f"small.q4_1 {lm.fingerprint} {COMMIT}"
+    assert use("'owner/Tiny:Q4/small.Q4_1.gguf'", "'owner/Tiny:none.gguf'") == [
+        f"small.q4_1 {lm.fingerprint} {COMMIT}",
+        "model='owner/Tiny:none.gguf': the hub's repository has no file none.gguf",
+    ]
     assert not [one for one in server.asked if "safetensors" in one]
-    none = "model='owner/Tiny:none.gguf': the hub's repository has no file none.gguf"
-    assert use("'owner/Tiny:none.gguf'") == none
 
 
 def test_a_hub_model_that_cannot_be_used_is_refused_before_its_weights(hub):
     use, cache, server = hub
     config = server.folder / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"is_encoder_decoder": True}))
-    assert use("'owner/Tiny'").startswith("model='owner/Tiny': llama is an encoder-decoder")
+    assert use("'owner/Tiny'")[0].startswith("model='owner/Tiny': llama is an encoder-decoder")
     assert not [one for one in server.asked if "safetensors" in one.split("/")[-1]]
 
 
 def test_a_hub_model_that_is_not_to_be_had_is_one_sentence(hub, status):
     status("source", "gated or missing hub model")
     use, _, _ = hub
-    assert use("'owner/gated'").startswith("model='owner/gated': a gated model: accept its terms on its page")
-    assert use("'owner/Missing'").startswith("model='owner/Missing': not on the hub, or private")
+    gated, missing = use("'owner/gated'", "'owner/Missing'")
+    assert gated.startswith("model='owner/gated': a gated model: accept its terms on its page")
+    assert missing.startswith("model='owner/Missing': not on the hub, or private")
     unreachable = use("'owner/Other'", HF_ENDPOINT="http://127.0.0.1:9", HF_HUB_OFFLINE="1")
-    assert unreachable.startswith("model='owner/Other': no such folder here, not in the hub's local cache")
+    assert unreachable[0].startswith("model='owner/Other': no such folder here, not in the hub's local cache")
 
 
 def test_a_card_needs_no_weights(tiny_folder, tmp_path):
