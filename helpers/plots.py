@@ -209,9 +209,10 @@ def _draw_readable(axes: Axes, counts: pd.DataFrame, entities: int) -> None:
         label=f"read: similarity to the entity's description above {THRESHOLD:g}, and not an echo (bars: 95 %)",
     )  # fmt: skip
     axes.set(title="Hidden states read by plain Patchscopes (α = 1, into layer 0)", xlabel="source layer (from 0)",
-             ylabel=f"entities (of {entities})", ylim=(0, entities * 1.02))  # fmt: skip
+             ylabel=f"entities (of {entities})", ylim=(0, entities * 1.38))  # fmt: skip
+    axes.set_yticks(range(0, entities + 1, max(1, entities // 4)))  # the legend has the room above them
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8.5)
+    axes.legend(fontsize=8.5, loc="upper right")
 
 
 def _shown(text: str, length: int) -> str:
