@@ -12,10 +12,14 @@ Superscopes: amplify a vector from inside a language model and read, in words, w
 
   ./runme.sh                     the same as ./runme.sh reproduce
   ./runme.sh reproduce           remake the paper's Figure 3 into data/<model>/
+      --all                      every table and figure of the paper, with controls: 39,000 readings
+      --study                    --all on every catalogue model that is here, and the effect by model size
       --model NAME               of the catalogue (default smollm2-135m), a folder, a .gguf file, a hub id owner/name,
                                  or a GGUF file on the hub, owner/name:file.gguf
       --quick                    a taste: few prompts and layers, into runs/quick/<model>/
-      --only NOTEBOOK            one of mlp_output_evaluation, hidden_state_evaluation, layer_success_plots
+      --only NOTEBOOK            one of mlp_output_evaluation, hidden_state_evaluation, layer_success_plots, story,
+                                 guidance, before_context, every_component, amplification_or_tries,
+                                 effect_and_scoring, elsewhere, stability, model_sizes
       NAME=VALUE …               any parameter of the notebooks: layers=all  amplifiers=1,2,4  token=-2
                                  and of a model's source: revision=v1.0  adapter=FOLDER  quantization=4bit
                                  device_map=auto  trust_remote_code=true  allow_pickle=true
@@ -28,7 +32,7 @@ Superscopes: amplify a vector from inside a language model and read, in words, w
   ./runme.sh help                this page
 
 The first start sets up .venv; later starts need no network. Exit codes: 0 done, 1 a bug of ours, 2 bad input,
-3 done with failed rows, 130 and 143 stopped.
+3 done with failed rows, 130 and 143 stopped (the same command goes on).
 TEXT
 }
 

@@ -7,10 +7,16 @@ dequantised  a GGUF file as a folder that loads in a second
 families     which modules of a block are what, and the proof that they add up
 models       load a language model from any source
 activations  run a source prompt, keep what its blocks produced
+components   what is read: a block's vectors, guidance, sums, and controls
 plans        what to interpret: prompts × tokens × components × layers × amplifiers, in order
 superscopes  the method: prefix → placeholder → new tokens, and the one loop over a plan
 scoring      the judge: cosine of sentence embeddings, success counts, the rotation null
 results      the files: prompts in, CSV and JSON out
+experiments  the paper's experiments and their controls, as plans
+readings     a model's readings, made now or taken from earlier results
+effects      successes beside chance, with intervals and tests
+context      from which layer on an entity is there, and what is legible before
+findings     the tables behind each figure, and the sentences that follow from them
 plots        every figure, from finished tables
 can_it_speak what a new model can say, before a long sweep
 reproduce    the notebooks of the paper through papermill

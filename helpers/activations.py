@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from . import InputError
+from .components import COMPONENTS
 from .hooks import record
 from .models import LanguageModel
-from .plans import COMPONENTS
 
 TOKENS_PER_PASS = 512  # bounds the memory of a capture: layers × width × 3 components of so many tokens
 

@@ -95,6 +95,14 @@ def cache_folder() -> Path:
     return Path(own).expanduser() if own else Path(general).expanduser() / "superscopes"
 
 
+def is_here(alias: str) -> bool:
+    """Whether a catalogue model was fetched, or came in an installed package."""
+    try:
+        return bool(find_file(alias))
+    except InputError:
+        return False
+
+
 def find_file(alias: str) -> Path:
     """A catalogue model's file: where it was fetched, or in its installed package.
 

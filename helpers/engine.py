@@ -33,7 +33,7 @@ class PatchedPrompt:
 
     Attributes:
         max_new_tokens: how many tokens a row may write.
-        placeholder_norms: (layers,) float32, norm of the placeholder's own hidden state h_{i*}^{ℓ*}.
+        placeholder_states: (layers, width) float32 on the CPU, the placeholder's own hidden states h_{i*}^{ℓ*}.
         shares_prefix: whether attention reads the prefix once for all rows.
         fused_rows: batches of exactly so many rows run compiled; 0 for none.
         why_not: what kept the model from either, where something did.
@@ -53,7 +53,7 @@ class PatchedPrompt:
         self._room_made: SharedPrefixCache | None = None  # kept from batch to batch
         with record(dict(enumerate(lm.blocks))) as hidden_states:
             logits = self._trial(rows=2, passes=1)
-            self.placeholder_norms = torch.stack([h[0, 0].float().norm().cpu() for h in hidden_states.values()])
+            self.placeholder_states = torch.stack([h[0, 0].float().cpu() for h in hidden_states.values()])
         if lm.model._is_stateful or lm.source.options.trust_remote_code:  # may not go on where it was left
             whole = lm.model(ids, logits_to_keep=1).logits[:, -1].float()
             if _difference(whole, logits[:1]) > SAME_LOGITS[lm.dtype]:
@@ -179,6 +179,11 @@ class PatchedPrompt:
         agrees = difference <= SAME_LOGITS[self.lm.dtype]
         self.why_not = "" if agrees else f"logits differ by {difference:.1e}"
         return agrees
+
+    @property
+    def placeholder_norms(self) -> Tensor:
+        """(layers,) float32."""
+        return torch.stack([state.norm() for state in self.placeholder_states])
 
     @property
     def row_bytes(self) -> int:

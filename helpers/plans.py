@@ -12,7 +12,8 @@ from numbers import Integral, Real
 import pandas as pd
 
 from . import InputError
-from .decoding import Sampling
+from .components import COMPONENTS, parse_component
+from .decoding import SAMPLING_VERSION, Sampling
 
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
 
@@ -20,8 +21,6 @@ PAPER_TARGET_PROMPT = (
     "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational "
     "major appliance and consumer electronics corporation, x"
 )
-COMPONENTS = ("mlp_output", "hidden_state", "pre_mlp_residual", "attention_output")
-
 
 @dataclass(frozen=True)
 class TargetPrompt:
@@ -70,7 +69,8 @@ class Plan:
         """The plan on one model: a row per interpretation, in order, columns as in the row schema.
 
         Order: prompt, position, component, target layer, layer, amplifier. Items that come out the same (two
-        tokens that are one position, target layers 0 and "same" at layer 0) are kept once.
+        tokens that are one position, target layers 0 and "same" at layer 0) are kept once. A sum of MLP outputs
+        stands at its last block, whatever the layers; zeros and nothing at all are read once, at amplifier 1.
 
         Args:
             card: the model (`ModelCard` or `LanguageModel`); its weights are not needed.
@@ -79,6 +79,10 @@ class Plan:
             InputError: a layer, token or length that this model doesn't have.
         """
         layers = parse_layers(self.layers, card.num_layers)
+        parsed = {name: parse_component(name) for name in self.components}
+        for name, component in parsed.items():
+            if component.blocks and component.blocks[1] >= card.num_layers:
+                raise InputError("components", name, f"this model has layers 0–{card.num_layers - 1}")
         target_layers = [
             target if target == "same" else _check_layer("target_layer", target, card.num_layers - 1)
             for target in self.target_layers
@@ -98,15 +102,17 @@ class Plan:
                 )
             for token in self.tokens:
                 position = locate("token", token, prompt, card)
-                for component, target, layer, amplifier in itertools.product(
-                    self.components, target_layers, layers, self.amplifiers
-                ):
-                    at = layer if target == "same" else target
-                    rows.append((prompt, decoded[position], layer, amplifier, component, position, at))
+                for name, component in parsed.items():
+                    own_layers = component.blocks[1:] if component.blocks else layers
+                    amplifiers = (1.0,) if component.is_read_once else self.amplifiers
+                    for target, layer, amplifier in itertools.product(target_layers, own_layers, amplifiers):
+                        at = layer if target == "same" else target
+                        rows.append((prompt, decoded[position], layer, amplifier, name, position, at))
         columns = ["source prompt", "token", "layer", "amplification value", "component", "position", "target layer"]
         items = pd.DataFrame(rows, columns=columns).drop_duplicates(ignore_index=True)
         items["target prompt"] = self.target_prompt.name
-        items["seed"] = pd.array([self.seed if self.decoding else None] * len(items), dtype="Int64")
+        drawn = [self.decoding or parsed[name].kind == "random" for name in items["component"]]
+        items["seed"] = pd.array([self.seed if one else None for one in drawn], dtype="Int64")
         return items
 
     def describe(self) -> dict:
@@ -121,7 +127,7 @@ class Plan:
             "target_prompt": vars(self.target_prompt),
             "max_new_tokens": self.max_new_tokens,
             "decoding": vars(self.decoding) if self.decoding else "greedy",
-            "seed": self.seed if self.decoding else None,
+            "seed": self.seed if self.decoding or any("random" in name for name in self.components) else None,
         }
 
     def ids(self, items: pd.DataFrame, lm) -> list[str]:
@@ -130,14 +136,18 @@ class Plan:
             METHOD_VERSION,
             [self.target_prompt.text, self.target_prompt.placeholder],
             self.max_new_tokens,
-            [self.decoding.temperature, self.decoding.top_p, self.seed] if self.decoding else None,
+            [self.decoding.temperature, self.decoding.top_p, self.seed, SAMPLING_VERSION] if self.decoding else None,
             [lm.fingerprint, lm.dtype, lm.attention],
         ]
         columns = ["source prompt", "position", "component", "layer", "amplification value", "target layer"]
         return [
-            hashlib.sha256(json.dumps([*item, *shared]).encode()).hexdigest()[:20]
+            hashlib.sha256(json.dumps([*item, *shared, *self._drawn_by(item[2])]).encode()).hexdigest()[:20]
             for item in zip(*(items[column].tolist() for column in columns), strict=True)
         ]
+
+    def _drawn_by(self, component: str) -> list:
+        """What else a random vector depends on; nothing for the others."""
+        return ["random", self.seed] if component.startswith("random") else []
 
 
 def make_plan(
@@ -156,15 +166,18 @@ def make_plan(
 
     Args:
         prompts: source prompts S.
-        components: of "mlp_output", "hidden_state", "pre_mlp_residual", "attention_output".
-        layers: source layers ℓ, from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5" (relative depth), a number, a list.
-        amplifiers: α; 1 is plain Patchscopes.
+        components: of "mlp_output", "hidden_state", "pre_mlp_residual", "attention_output"; "guidance",
+            "mlp_sum[a-b]"; and controls "random[mlp_output]" (or of another; "random" is of the plan's own
+            component), "zero", "none". See `components.Component`.
+        layers: source layers ℓ, from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5" (relative depth; "1-7,depth:0.5" is
+            both), a number, a list.
+        amplifiers: α; 1 is plain Patchscopes. Of guidance, w.
         token: the inspected token: index (negative from the end) or the text of a token that occurs once.
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text; the paper's if left out.
         max_new_tokens: how long a reading is, in tokens.
         decoding: None is greedy.
-        seed: of the sampling; not used when greedy.
+        seed: of the sampling, and of random vectors.
 
     Raises:
         InputError: names the parameter, what was given and what is allowed.
@@ -174,9 +187,13 @@ def make_plan(
         _check_text(f"prompts[{number}]", prompt)
 
     components = _once("components", components)
+    if "random" in components:
+        read = [component for component in components if component in COMPONENTS]
+        if len(read) != 1:
+            raise InputError("components", "random", "say whose norm it has, as in random[mlp_output]")
+        components = tuple(f"random[{read[0]}]" if component == "random" else component for component in components)
     for component in components:
-        if component not in COMPONENTS:
-            raise InputError("components", component, f"expected {', '.join(COMPONENTS)}")
+        parse_component(component)
 
     layers = layers if isinstance(layers, str) else _once("layers", layers)
     parse_layers(layers, None)
@@ -222,20 +239,21 @@ def parse_layers(layers: str | int | Sequence[int], num_layers: int | None) -> l
     Raises:
         InputError: not of that form, or a layer that the model doesn't have.
     """
-    form = 'expected "1-7", "1-3,9", "all", "depth:0.1,0.5", a layer from 0, or a list of them'
+    form = 'expected "1-7", "1-3,9", "all", "depth:0.1,0.5", "1-7,depth:0.5", a layer from 0, or a list of them'
     last = (num_layers or 1 << 30) - 1
     if isinstance(layers, str):
         text = layers.replace(" ", "")
         try:
             if text == "all":
                 ranges = [(0, last)]
-            elif text.startswith("depth:"):
-                depths = [float(depth) for depth in text.removeprefix("depth:").split(",")]
-                if not all(0 <= depth <= 1 for depth in depths):
-                    raise ValueError
-                ranges = [(round(depth * last),) * 2 for depth in depths]
             else:
-                ranges = [tuple(int(end) for end in part.split("-")) for part in text.split(",")]
+                numbers, _, deep = text.partition("depth:")
+                depths = [float(depth) for depth in deep.split(",")] if deep else []
+                if not all(0 <= depth <= 1 for depth in depths) or ("depth" in text and not deep):
+                    raise ValueError
+                ranges = [tuple(int(end) for end in part.split("-")) for part in numbers.removesuffix(",").split(",")
+                          if part or not depths]
+                ranges += [(round(depth * last),) * 2 for depth in depths]
         except ValueError:
             raise InputError("layers", layers, form) from None
     else:

@@ -3,14 +3,19 @@
 import argparse
 import ast
 import difflib
+import fcntl
+import hashlib
 import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -18,17 +23,25 @@ import nbformat
 import papermill
 
 from . import ROOT, InputError
-from .catalogue import CATALOGUE
+from .catalogue import CATALOGUE, is_here
 from .decoding import sampling
+from .experiments import EXPERIMENTS
 from .plans import Plan, make_plan
 from .results import evaluations, read_prompts, results_folder, slug, write_atomically
 from .sources import SourceOptions
 
-# In the order that they run: the plots read what the evaluations write.
+# In the order that they run: what reads comes after what writes.
 NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
-ON_REQUEST = ("can_it_speak",)
+PAPER = (
+    "story", "guidance", "before_context", "every_component", "amplification_or_tries", "effect_and_scoring",
+    "elsewhere", "stability",
+)  # fmt: skip
+ON_REQUEST = (*PAPER, "model_sizes", "can_it_speak")
+NEED_EVALUATIONS = ("layer_success_plots", "before_context", "every_component", "amplification_or_tries", "effect_and_scoring")
 FIXED = {"can_it_speak": {"components": "hidden_state", "amplifiers": 1, "target_layer": 0}}  # not its parameters
 QUICK = {"num_prompts": 8, "layers": "1,4,7"}
+STUDY_DTYPES = {"qwen2.5-coder-0.5b": "bfloat16", "qwen2.5-coder-1.5b": "bfloat16"}  # float32 would take hours
+LEAD = "qwen2.5-coder-1.5b"  # the model on which the effect is clearest: its story is Superscopes.jpg
 TEXT_TOO = ("token", "target_layer")  # parameters that take a number or a text
 SOURCE = {field.name: field.default for field in fields(SourceOptions)}  # names that go into source_options
 START_SECONDS = 20  # of a notebook: its kernel, the imports, the models
@@ -41,65 +54,69 @@ def main(arguments: list[str] | None = None) -> int:
         "--model", help="of the catalogue (./runme.sh models), a folder, a .gguf file, a hub id owner/name"
     )
     parser.add_argument("--quick", action="store_true", help="few prompts and layers, into runs/quick/<model>/")
-    parser.add_argument("--only", metavar="NOTEBOOK", help=" | ".join(NOTEBOOKS + ON_REQUEST))
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--only", metavar="NOTEBOOK", help=f"one of {', '.join(NOTEBOOKS + ON_REQUEST)}")
+    which.add_argument("--all", action="store_true", help="every table and figure of the paper, with its controls")
+    which.add_argument("--study", action="store_true", help="--all on every catalogue model that is here, and by size")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="any parameter of the notebooks")
     options = parser.parse_intermixed_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
-        return reproduce(options.settings, options.model, options.quick, options.only)
+        if options.study:
+            if options.model or options.quick:
+                raise InputError("--study", "--model" if options.model else "--quick", "goes with neither")
+            return study(options.settings)
+        notebooks = (options.only,) if options.only else NOTEBOOKS + PAPER if options.all else NOTEBOOKS
+        return reproduce(options.settings, options.model, options.quick, notebooks)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. Nothing in the results was changed; the same command starts over.", file=sys.stderr)
+        print("\nStopped. Nothing in the results was changed; the same command goes on from here.", file=sys.stderr)
         return 130
 
 
-def reproduce(settings: list[str], model: str | None = None, quick: bool = False, only: str | None = None) -> int:
-    """Run the notebooks in a folder of their own, and move what they wrote to its place once all are through.
+def reproduce(
+    settings: list[str], model: str | None = None, quick: bool = False, notebooks: tuple[str, ...] = NOTEBOOKS
+) -> int:
+    """Run notebooks in a folder of their own, and move what they wrote to its place once all are through.
+
+    A run that was stopped goes on: the notebooks that were through are not run again, nor readings made again that
+    were complete.
 
     Args:
         settings: NAME=VALUE of any notebook's parameters.
         model: the same as a setting model=…
         quick: few prompts and layers, into runs/quick/<model>/.
-        only: one notebook.
+        notebooks: which, in their order.
 
     Raises:
         InputError: before any weights load, whatever can be known by then.
     """
-    if only and only not in NOTEBOOKS + ON_REQUEST:
-        raise InputError("--only", only, f"expected one of {', '.join(NOTEBOOKS + ON_REQUEST)}")
-    notebooks = [only] if only else NOTEBOOKS
-    defaults = {name: read_parameters(name) for name in notebooks}
-    given = parse_settings(settings, defaults)
-    if model:
-        given["model"] = _as_path("model", model)
-    parameters = {  # per notebook: what is given, or quick, or its own
-        name: own | {k: v for k, v in ((QUICK if quick else {}) | given).items() if k in own}
-        for name, own in defaults.items()
-    }
-    name = given.get("model") or defaults[notebooks[0]]["model"]
-    options = given.get("source_options", {})
-    quick_folder = f"runs/quick/{slug(name, **options)}" if quick else ""
-    folder = results_folder(name, given.get("out_dir") or quick_folder, **options)
-    if only == "layer_success_plots" and not parameters[only]["results"]:  # else they come from this very run
-        parameters[only]["results"] = [_shown(path) for path in evaluations(folder)]
+    name, options, folder, parameters, defaults = _settle(settings, model, quick, notebooks)
+    if len(notebooks) == 1:
+        _places(notebooks[0], parameters[notebooks[0]], folder, folder)  # is there what it reads?
     _announce(name, options, parameters)
     _check_writable(folder)
 
     started = time.monotonic()
-    (ROOT / "runs").mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{slug(name, **options)}-", dir=ROOT / "runs") as staging:
+    with _staging(slug(name, **options), [parameters, _shown(folder)]) as staging:
         for number, notebook in enumerate(notebooks, start=1):
-            print(f"[{number}/{len(notebooks)}] notebooks/{notebook}.ipynb", flush=True)
-            changed = {k: v for k, v in parameters[notebook].items() if v != defaults[notebook][k]}
-            run_notebook(notebook, changed, Path(staging), folder)
-        written = [path.relative_to(staging) for path in sorted(Path(staging).rglob("*")) if path.is_file()]
-        failed = sum(_failed_rows(Path(staging) / path) for path in written)
+            through = (staging / "notebooks" / f"{notebook}.ipynb").is_file()
+            again = ": through already" if through else ""
+            print(f"[{number}/{len(notebooks)}] notebooks/{notebook}.ipynb{again}", flush=True)
+            if not through:
+                given = parameters[notebook] | _places(
+                    notebook, parameters[notebook], staging, folder if len(notebooks) == 1 else staging
+                )
+                changed = {k: v for k, v in given.items() if v != defaults[notebook][k]}
+                run_notebook(notebook, changed, staging, folder)
+        written = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
+        failed = sum(_failed_rows(staging / path) for path in written)
         for path in written:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(folder / path, "wb") as file:
-                file.write((Path(staging) / path).read_bytes())
+                file.write((staging / path).read_bytes())
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {_shown(folder)}/:")
     print("\n".join(f"  {path}" for path in written))
     for path in (path for path in written if path.suffix == ".json"):
@@ -108,6 +125,110 @@ def reproduce(settings: list[str], model: str | None = None, quick: bool = False
     if failed:
         print(f"{failed} rows failed; the column `status` says which and why.", file=sys.stderr)
     return 3 if failed else 0
+
+
+def study(settings: list[str]) -> int:
+    """Every table and figure on each catalogue model that is here, and the effect by model size.
+
+    A study that was stopped goes on with the model at which it was.
+
+    Raises:
+        InputError: as `reproduce`.
+    """
+    models = [alias for alias in CATALOGUE if is_here(alias)]
+    dtypes = {alias: [] if any(one.startswith("dtype=") for one in settings) else [f"dtype={STUDY_DTYPES[alias]}"]
+              for alias in models if alias in STUDY_DTYPES}  # fmt: skip
+    given = {alias: [*settings, *dtypes.get(alias, [])] for alias in models}
+    print(f"{len(models)} of {len(CATALOGUE)} catalogue models are here: {', '.join(models)}")
+    for alias in models:
+        name, options, _, parameters, _ = _settle(given[alias], alias, False, NOTEBOOKS + PAPER)
+        _announce(name, options, parameters)
+    through = ROOT / "runs" / f"study-{_digest(given)}"
+    done = through.read_text().split() if through.is_file() else []
+    codes = []
+    for alias in models:
+        print(f"\n== {alias}" + (": through already" if alias in done else ""))
+        if alias not in done:
+            codes.append(reproduce(given[alias], alias, False, NOTEBOOKS + PAPER))
+            done.append(alias)
+            through.write_text("\n".join(done))
+    codes.append(reproduce([], None, False, ("model_sizes",)))
+    picture = results_folder(LEAD) / "story.png"
+    if LEAD in models and picture.is_file():
+        from .plots.style import as_jpeg
+
+        as_jpeg(picture, ROOT / "Superscopes.jpg")
+    through.unlink()
+    return max(codes)
+
+
+def _settle(
+    settings: list[str], model: str | None, quick: bool, notebooks: tuple[str, ...]
+) -> tuple[str, dict, Path, dict[str, dict], dict[str, dict]]:
+    """What a command means: the model's name and source options, its folder, each notebook's parameters and defaults."""
+    for notebook in notebooks:
+        if notebook not in NOTEBOOKS + ON_REQUEST:
+            raise InputError("--only", notebook, f"expected one of {', '.join(NOTEBOOKS + ON_REQUEST)}")
+    defaults = {name: read_parameters(name) for name in notebooks}
+    given = parse_settings(settings, defaults)
+    if model:
+        given["model"] = _as_path("model", model)
+    parameters = {  # per notebook: what is given, or quick, or its own
+        name: own | {k: v for k, v in ((QUICK if quick else {}) | given).items() if k in own}
+        for name, own in defaults.items()
+    }
+    first = defaults[notebooks[0]]
+    name = given.get("model") or first.get("model", notebooks[0])  # a notebook about all models stands for itself
+    options = given.get("source_options", {})
+    quick_folder = f"runs/quick/{slug(name, **options)}" if quick else ""
+    return name, options, results_folder(name, given.get("out_dir") or quick_folder, **options), parameters, defaults
+
+
+def _places(notebook: str, parameters: dict, staging: Path, made_before: Path) -> dict:
+    """Where a notebook finds the evaluations, and readings that a stopped run had finished.
+
+    Raises:
+        InputError: no evaluations there.
+    """
+    places = {}
+    if notebook in NEED_EVALUATIONS and not parameters["results"]:
+        places["results"] = [str(path) for path in evaluations(made_before)]
+    if "reuse" in parameters and not parameters["reuse"]:
+        places["reuse"] = str(staging)
+    return places
+
+
+@contextmanager
+def _staging(name: str, settings: object) -> Iterator[Path]:
+    """A folder for one command's results, kept if it is stopped, so that the same command finds it again.
+
+    Raises:
+        InputError: the same command is running.
+    """
+    folder = ROOT / "runs" / f"{name}-{_digest(settings)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(folder.suffix + ".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError("reproduce", name, "the same command is running already") from None
+        try:
+            yield folder
+        except BaseException:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            Path(lock.name).unlink()
+            raise
+        shutil.rmtree(folder)
+        Path(lock.name).unlink()
+
+
+def _digest(settings: object) -> str:
+    """What a run depends on, besides the model: its settings, the code, the prompts."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for path in sorted([*ROOT.glob("helpers/**/*.py"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("data/*.csv")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -> None:
@@ -147,7 +268,7 @@ def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
         InputError: not of that form, an unknown name (the known ones are listed), or another kind of value.
     """
     known = {name: value for parameters in defaults.values() for name, value in parameters.items()} | SOURCE
-    known.pop("source_options", None)  # given by their own names
+    known = {name: value for name, value in known.items() if not isinstance(value, dict)}  # by their own names, or not
     given = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -165,40 +286,45 @@ def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:
     return given
 
 
-def plan_of(notebook: str, parameters: dict) -> Plan:
-    """The plan that a notebook makes of its parameters, which bear the names of make_plan's."""
-    shared = {name: parameters[name] for name in inspect.signature(make_plan).parameters if name in parameters}
-    return make_plan(
-        **shared
-        | {
-            "prompts": read_prompts(parameters["prompts"], parameters.get("num_prompts", 0)),
-            "components": notebook.removesuffix("_evaluation"),
-            "target_prompt": parameters["target_prompt"] or None,
-            "decoding": sampling(parameters.get("temperature", 0), parameters.get("top_p", 1)),
-        }
-        | FIXED.get(notebook, {})
-    )
+def plans_of(notebook: str, parameters: dict) -> list[Plan]:
+    """The plans that a notebook makes of its parameters, which bear the names of the experiment's, or of make_plan's."""
+    make = EXPERIMENTS.get(notebook, make_plan)
+    given = {name: parameters[name] for name in inspect.signature(make).parameters if name in parameters}
+    given["max_new_tokens"] = parameters["max_new_tokens"]
+    if "prompts" in given:
+        given["prompts"] = read_prompts(parameters["prompts"], parameters.get("num_prompts", 0))
+        given["prompts"] = given["prompts"][:: parameters.get("every", 1)]
+    if notebook in EXPERIMENTS:
+        return make(**given)
+    given |= {  # one of the evaluations, or can_it_speak
+        "components": notebook.removesuffix("_evaluation"),
+        "target_prompt": parameters["target_prompt"] or None,
+        "decoding": sampling(parameters.get("temperature", 0), parameters.get("top_p", 1)),
+    }
+    return [make_plan(**given | FIXED.get(notebook, {}))]
 
 
 def _announce(model: str, source_options: dict, parameters: dict[str, dict]) -> None:
     """Check the settings against the model, and say rows and minutes; of the notebooks that load one."""
-    evaluations = {name: given for name, given in parameters.items() if "dtype" in given}
-    if not evaluations:
+    readers = {name: given for name, given in parameters.items() if "dtype" in given}
+    if not readers:
         return
-    plans = {name: plan_of(name, given) for name, given in evaluations.items()}  # before the slow imports
+    plans = {name: plans_of(name, given) for name, given in readers.items()}  # before the slow imports
     print("checking the settings against the model …", flush=True)
     from .batches import check_batch_size
     from .models import check_hardware, read_model
 
-    for given in evaluations.values():
+    for given in readers.values():
         check_batch_size(given["batch_size"] or None)
         device = check_hardware(given["dtype"], given["device"])
     card = read_model(model, **source_options)
-    rows = {name: len(plan.items(card)) for name, plan in plans.items()}
+    rows = {name: sum(len(plan.items(card)) for plan in some) for name, some in plans.items()}
     per_row = _seconds_per_row(card, given["dtype"], device, given["max_new_tokens"])
     minutes = (sum(rows.values()) * per_row + START_SECONDS * len(parameters)) / 60
-    parts = " + ".join(f"{count:,} {', '.join(plans[name].components)}" for name, count in rows.items())
-    print(f"{card.slug}: {parts} interpretations, about {max(1, round(minutes))} min on this {device.type}", flush=True)
+    parts = " + ".join(f"{count:,} {name.removesuffix('_evaluation')}" for name, count in rows.items())
+    total = f" = {sum(rows.values()):,}" if len(rows) > 2 else ""
+    about = f"about {max(1, round(minutes))} min on this {device.type}"
+    print(f"{card.slug}: {parts}{total} interpretations, {about}", flush=True)
 
 
 def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
@@ -253,7 +379,7 @@ def _number_or_text(text: str) -> int | float | str:
 def _as_path(name: str, value: object) -> object:
     """A file or folder that exists from where the user stands, made absolute; anything else as it is."""
     path = Path(str(value)).expanduser()
-    named = name in ("prompts", "results", "adapter") or (name == "model" and value not in CATALOGUE)
+    named = name in ("prompts", "results", "reuse", "folders", "adapter") or (name == "model" and value not in CATALOGUE)
     return str(path.absolute()) if named and path.exists() else value
 
 
@@ -272,7 +398,8 @@ def _for_readers(notebook: nbformat.NotebookNode, staging: str, folder: str) -> 
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        cell.source = cell.source.replace(staging, folder)
+        cell.source = cell.source.replace(f'reuse = "{staging}"\n', "").replace(staging, folder)
+        cell.source = cell.source.replace(f"{ROOT}/", "")
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "given"  # else a new random one in every run
         if cell.cell_type == "code":

@@ -1,5 +1,6 @@
 """The files: prompts in; CSVs with the JSON of what made them out. Written atomically, read as text."""
 
+import gzip
 import json
 import os
 import platform
@@ -13,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from . import ROOT, InputError
-from .plans import COMPONENTS, METHOD_VERSION, Plan
+from .components import COMPONENTS
+from .plans import METHOD_VERSION, Plan
 
 PAPER_COLUMNS = ["source prompt", "token", "layer", "amplification value", "result"]
 GRID = [
@@ -79,33 +81,56 @@ def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
     return prompts[: num_prompts or None]
 
 
-def read_gold(path: str | Path) -> dict[str, str]:
-    """Prompt -> its true short description, from a CSV with the columns `prompt` and `gold`.
+def read_gold(path: str | Path, num_prompts: int = 0) -> dict[str, str]:
+    """Prompt -> its true short description, from a CSV with the columns `prompt` and `gold`; {} without a `gold`.
 
     Raises:
-        InputError: as `read_prompts`; no column `gold`, or a blank one.
+        InputError: as `read_prompts`; a blank description.
+    """
+    prompts = read_prompts(path, num_prompts)
+    table = pd.read_csv(ROOT / Path(path).expanduser(), keep_default_na=False, dtype=str, encoding="utf-8-sig")
+    if "gold" not in table:
+        return {}
+    golds = table["gold"].tolist()[: len(prompts)]
+    if blank := [row for row, gold in enumerate(golds, start=1) if not gold.strip()]:
+        raise InputError("prompts", str(path), f"row {blank[0]} has no gold description")
+    return dict(zip(prompts, golds, strict=True))
+
+
+def read_categories(path: str | Path) -> dict[str, str]:
+    """Prompt -> its category, from a CSV with the columns `prompt` and `category`.
+
+    Raises:
+        InputError: as `read_prompts`; no column `category`.
     """
     prompts = read_prompts(path)
     table = pd.read_csv(ROOT / Path(path).expanduser(), keep_default_na=False, dtype=str, encoding="utf-8-sig")
-    if "gold" not in table:
-        raise InputError("prompts", str(path), f"no column 'gold'; its columns are {', '.join(table)}")
-    if blank := [row for row, gold in enumerate(table["gold"], start=1) if not gold.strip()]:
-        raise InputError("prompts", str(path), f"row {blank[0]} has no gold description")
-    return dict(zip(prompts, table["gold"], strict=True))
+    if "category" not in table:
+        raise InputError("prompts", str(path), f"no column 'category'; its columns are {', '.join(table)}")
+    return dict(zip(prompts, table["category"], strict=True))
 
 
 def save_results(rows: pd.DataFrame, path: str | Path) -> None:
-    """Write a table as CSV (RFC 4180, UTF-8, \\n) and its `.attrs`, what made it, as JSON beside it; each at once."""
+    """Write a table as CSV (RFC 4180, UTF-8, \\n) and its `.attrs`, what made it, as JSON beside it; each at once.
+
+    A path that ends in .gz is compressed; the same table gives the same bytes.
+    """
     table = rows.copy()
     if "amplification value" in table:
         table["amplification value"] = [np.format_float_positional(a, trim="-") for a in table["amplification value"]]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path.with_suffix(".json")) as file:
+    with write_atomically(json_of(path)) as file:
         json.dump({**rows.attrs, "rows": len(rows), "status": _statuses(rows)}, file, indent=2, ensure_ascii=False)
         file.write("\n")
-    with write_atomically(path) as file:
-        table.to_csv(file, index=False, lineterminator="\n")
+    text = table.to_csv(index=False, lineterminator="\n").encode()
+    with write_atomically(path, "wb") as file:
+        file.write(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+
+
+def json_of(path: Path) -> Path:
+    """The JSON beside a CSV."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".json")
 
 
 def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp_output") -> pd.DataFrame:
@@ -134,7 +159,7 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
             raise InputError("results", str(path), "expected rows with a number as amplification value")
         if "component" not in table:
             table["component"] = component
-        if (about := file.with_suffix(".json")).is_file():
+        if (about := json_of(file)).is_file():
             if model := json.loads(about.read_text(encoding="utf-8")).get("model"):
                 models.append(model["name"])
                 if fingerprints.setdefault(model["name"], model["fingerprint"]) != model["fingerprint"]:
@@ -164,8 +189,8 @@ def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.concat(gaps, ignore_index=True), counted[counted["rows"] > 1].reset_index(drop=True)
 
 
-def describe(lm, plan: Plan) -> dict:
-    """What makes the results of a plan on a model, and where they were made: the JSON beside a CSV."""
+def describe(lm, *plans: Plan) -> dict:
+    """What makes the results of plans on a model, and where they were made: the JSON beside a CSV."""
     import torch
 
     from .scoring import judge_fingerprint
@@ -179,12 +204,13 @@ def describe(lm, plan: Plan) -> dict:
             "name": lm.slug,
             "fingerprint": lm.fingerprint,
             **_source(lm.source),
+            "parameters": lm.model.num_parameters(),
             "layers": lm.num_layers,
             "width": lm.width,
             "dtype": lm.dtype,
             "attention": lm.attention,
         },
-        "plan": plan.describe(),
+        **({"plan": plans[0].describe()} if len(plans) == 1 else {"plans": [plan.describe() for plan in plans]}),
         "judge": {"name": "all-MiniLM-L6-v2", "fingerprint": judge_fingerprint()},
         "machine": {"device": lm.device.type, "threads": torch.get_num_threads(), "python": platform.python_version()},
         "versions": {

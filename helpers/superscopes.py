@@ -1,6 +1,5 @@
 """The method in three calls: interpret vectors, run a plan batch by batch, sweep a grid and score it."""
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from . import InputError
 from .activations import Sources
 from .batches import check_batch_size, find_batch_size, in_parts, timed
+from .components import as_seed, parse_component
 from .decoding import Sampling
 from .engine import PatchedPrompt
 from .fused import FROM_ROWS
@@ -123,10 +123,9 @@ def run(
 
 
 def _run_batch(prompt: PatchedPrompt, sources: Sources, plan: Plan, items: pd.DataFrame) -> pd.DataFrame:
-    amplifiers = torch.tensor(items["amplification value"].array, dtype=torch.float32)
-    vectors = amplifiers[:, None] * _source_vectors(sources, items)  # α·v
+    vectors = _amplified_vectors(prompt, sources, plan, items)
     target_layers = torch.tensor(items["target layer"].array)
-    seeds = [int(hashlib.sha256(f"{plan.seed} {id}".encode()).hexdigest()[:15], 16) for id in items["id"]]
+    seeds = [as_seed(f"{plan.seed} {id}") for id in items["id"]]
     texts, statuses, parts = _interpret_batch(prompt, vectors, target_layers, plan.decoding, seeds)
 
     rows = items.reindex(columns=ROW_COLUMNS)
@@ -177,17 +176,22 @@ def _prepare(prompt: PatchedPrompt, rows: int, batch_size: int | None, fused: bo
     return size
 
 
-def _source_vectors(sources: Sources, items: pd.DataFrame) -> Tensor:
-    """(rows, width) float32 on the CPU: the vector that each item inspects, not amplified."""
-    columns = (items[column] for column in ("source prompt", "component", "layer", "position"))
-    places = zip(*columns, strict=True)
-    vectors = [sources[prompt][component][layer, position] for prompt, component, layer, position in places]
-    return torch.stack(vectors).float().cpu()
+def _amplified_vectors(prompt: PatchedPrompt, sources: Sources, plan: Plan, items: pd.DataFrame) -> Tensor:
+    """(rows, width) float32 on the CPU: α·v of each item."""
+    columns = ("component", "source prompt", "position", "layer", "target layer", "amplification value")
+    vectors, amplifiers = [], []
+    for name, source, position, layer, target, amplifier in zip(*(items[column] for column in columns), strict=True):
+        component = parse_component(name)
+        key = f"{plan.seed} {component.of} {source} {position} {layer}"
+        own = prompt.placeholder_states[target]
+        vectors.append(component.vector(sources[source], layer, position, amplifier, key, own))
+        amplifiers.append(amplifier if component.is_amplified else 1.0)
+    return torch.tensor(amplifiers, dtype=torch.float32)[:, None] * torch.stack(vectors)
 
 
 def sweep(
     lm: LanguageModel,
-    prompts: Plan | str | Sequence[str],
+    prompts: Plan | Sequence[Plan] | str | Sequence[str],
     *settings,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -195,7 +199,7 @@ def sweep(
     gold: Mapping[str, str] | None = None,
     **more_settings,
 ) -> pd.DataFrame:
-    """Run a plan (or the one that `make_plan` makes of these arguments) and score it.
+    """Run a plan (or several, one after another, or the one that `make_plan` makes of these arguments) and score it.
 
     Args:
         gold: source prompt -> a true short description, for the column `score gold`.
@@ -203,15 +207,22 @@ def sweep(
     Returns:
         A row per interpretation in the row schema; `.attrs` says what made it (the CSV's JSON).
     """
-    plan = prompts if isinstance(prompts, Plan) else make_plan(prompts, *settings, **more_settings)
+    plans = [prompts] if isinstance(prompts, Plan) else prompts
+    if not all(isinstance(plan, Plan) for plan in plans):
+        plans = [make_plan(prompts, *settings, **more_settings)]
     started = time.monotonic()
-    batches = list(run(lm, plan, batch_size, progress, fused))
+    rows_of = [len(plan.items(lm)) for plan in plans]
+    batches = []
+    for number, plan in enumerate(plans):
+        before, total = sum(rows_of[:number]), sum(rows_of)
+        told = progress and (lambda done, _, before=before, total=total: progress(before + done, total))
+        batches += run(lm, plan, batch_size, told, fused)
     generated = time.monotonic()
-    rows = score(pd.concat(batches, ignore_index=True), plan.target_prompt, gold)
+    rows = score(pd.concat(batches, ignore_index=True), plans[0].target_prompt, gold)
     in_parts = sum(batch.attrs["parts"] > 1 for batch in batches)
     fixed = lm.dtype == "float32" or (batch_size is not None and not in_parts)  # else a batch's size shows in texts
     rows.attrs = {
-        **describe(lm, plan),
+        **describe(lm, *plans),
         **{name: batches[0].attrs[name] for name in ("batch_size", "shares_prefix", "fused")},
         "batches_done_in_parts": in_parts,
         "same_bytes_again": fixed and "oom" not in set(rows["status"]),

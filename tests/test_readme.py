@@ -15,7 +15,7 @@ from helpers.can_it_speak import layers_above_chance
 from helpers.catalogue import CATALOGUE
 from helpers.fused import FROM_ROWS
 from helpers.plans import COMPONENTS
-from helpers.reproduce import NOTEBOOKS, parse_settings, read_parameters
+from helpers.reproduce import NOTEBOOKS, ON_REQUEST, parse_settings, read_parameters
 
 README = (ROOT / "README.md").read_text()
 NAMES = {"mlp_output": "MLP outputs", "hidden_state": "hidden states"}
@@ -26,7 +26,7 @@ def blocks(language):
 
 
 def test_every_command_is_one_that_runme_takes():
-    defaults = {name: read_parameters(name) for name in NOTEBOOKS}
+    defaults = {name: read_parameters(name) for name in NOTEBOOKS + ON_REQUEST}
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     commands = [line for line in lines if line]
     assert len(commands) > 8
@@ -41,7 +41,7 @@ def test_every_command_is_one_that_runme_takes():
         elif words[1:2] not in (["test"], ["lab"]):
             somewhere = [word for word in words if word.startswith("adapter=")]  # of the reader's own
             parse_settings([word for word in words[1:] if "=" in word and word not in somewhere], defaults)
-            assert {word for word in words if word.startswith("--")} <= {"--quick", "--model", "--only"}
+            assert {word for word in words if word.startswith("--")} <= {"--quick", "--model", "--only", "--all", "--study"}
 
 
 def test_the_python_example_prints_what_the_page_shows():

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from helpers import ROOT, InputError
-from helpers.reproduce import NOTEBOOKS, ON_REQUEST, QUICK, main, parse_settings, plan_of, read_parameters
+from helpers.reproduce import NEED_EVALUATIONS, NOTEBOOKS, ON_REQUEST, PAPER, QUICK, main, parse_settings, plans_of, read_parameters
 from helpers.results import read_results
 from helpers.superscopes import ROW_COLUMNS
 
@@ -60,6 +60,7 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
     [
         (["modle=x"], "setting='modle': unknown; did you mean 'model'? known: model, dtype"),
         (["layers"], "setting='layers': expected NAME=VALUE"),
+        (["--study", "--quick"], "--study='--quick': goes with neither"),
         (["--only", "figure3"], "--only='figure3': expected one of mlp_output_evaluation"),
         (["revison=main"], "setting='revison': unknown; did you mean 'revision'?"),
         (["source_options={}"], "setting='source_options': unknown"),
@@ -126,7 +127,60 @@ def test_a_stopped_run_changes_nothing(tmp_path, signum, code):
     run.send_signal(signum)
     _, rest = run.communicate(timeout=60)
     assert run.returncode == code, rest
-    assert not list(tmp_path.iterdir()) and not list((ROOT / "runs").glob("smollm2-135m-*"))
+    assert not list(tmp_path.iterdir()) and not list((ROOT / "runs").glob("smollm2-135m-*")), "nothing was finished"
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny_folder, tmp_path):
+    settings = ["--model", str(tiny_folder), "num_prompts=6", "layers=1,2"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main([*settings, f"out_dir={whole}"]) == 0
+    command = [sys.executable, "-u", "-m", "helpers.reproduce", *settings, f"out_dir={stopped}"]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    run = subprocess.Popen(command, start_new_session=True, **options)
+    while "[2/3]" not in (line := run.stdout.readline()):
+        assert line
+    time.sleep(2)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 2 and "the same command is running already" in again.stderr
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130 and not list(stopped.iterdir())
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0 and "mlp_output_evaluation.ipynb: through already" in done.stdout
+    for name in ("mlp_output.csv", "hidden_state.csv", "layer_success.csv", "layer_success.png"):
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    assert not list((ROOT / "runs").glob("tiny-llama-*")), "nothing is left of it"
+
+
+@pytest.mark.slow
+def test_every_notebook_of_the_paper_on_a_model_that_knows_nothing(tiny_folder, tmp_path, capfd):
+    """Random weights: each notebook runs through, writes what it says, and claims no effect."""
+    assert main(["--all", "--model", str(tiny_folder), "num_prompts=10", "layers=1,2", f"out_dir={tmp_path}"]) == 0
+    said = capfd.readouterr().out
+    assert "does not hold on tiny-llama" in said and "no gain to explain" in said
+    for name in NOTEBOOKS + PAPER:
+        assert (tmp_path / "notebooks" / f"{name}.ipynb").is_file()
+    for name in PAPER:
+        assert (tmp_path / f"{name}.png").stat().st_size < 300 << 10
+        found = tmp_path / ("effect_and_scoring.json" if name == "effect_and_scoring" else f"{name}_found.json")
+        assert json.loads(found.read_text())["verdict"]
+    effects = pd.read_csv(tmp_path / "every_component_found.csv")
+    assert (effects["p_holm"] > 0.01).mean() > 0.8
+    assert main(["--only", "model_sizes", f"folders={tmp_path}", f"out_dir={tmp_path / 'sizes'}"]) == 0
+    assert set(pd.read_csv(tmp_path / "sizes" / "model_sizes.csv")["model"]) == {"tiny-llama"}
+
+
+def test_one_item_of_the_paper_alone(tmp_path, capfd):
+    assert main(["--only", "guidance", "layers=5", "amplifiers=0,1,2", f"out_dir={tmp_path}"]) == 0
+    said = capfd.readouterr().out
+    assert "smollm2-135m: 8 guidance interpretations" in said and "word for word, in 1 of 1 layers" in said
+    assert {path.name for path in tmp_path.iterdir()} >= {"guidance.png", "guidance.csv.gz", "guidance_found.csv"}
+
+
+@pytest.mark.parametrize("name", NEED_EVALUATIONS)
+def test_what_reads_the_evaluations_says_that_they_are_missing(name, tmp_path, capfd):
+    assert main(["--only", name, f"out_dir={tmp_path}"]) == 2
+    assert capfd.readouterr().err.startswith("results=") and not list(tmp_path.iterdir())
 
 
 def test_settings_take_the_kind_of_the_default():
@@ -144,10 +198,10 @@ def test_settings_take_the_kind_of_the_default():
 
 
 def test_the_papers_settings_are_the_defaults():
-    mlp = plan_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"])
+    [mlp] = plans_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"])
     assert (mlp.components, mlp.layers, mlp.amplifiers) == (("mlp_output",), "1-7", (1, 3, 6, 9, 12, 15))
     assert (mlp.target_layers, len(mlp.prompts), mlp.max_new_tokens, mlp.decoding) == (("same",), 48, 10, None)
-    hidden = plan_of("hidden_state_evaluation", DEFAULTS["hidden_state_evaluation"])
+    [hidden] = plans_of("hidden_state_evaluation", DEFAULTS["hidden_state_evaluation"])
     assert (hidden.components, hidden.target_layers) == (("hidden_state",), (0,))
     assert hidden.amplifiers == (1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6)
 
@@ -169,4 +223,4 @@ def test_notebooks_keep_the_house_rules(name):
 
 def test_wrong_parameters_raise_in_the_helpers_too():
     with pytest.raises(InputError):
-        plan_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"] | {"layers": "1-40x"})
+        plans_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"] | {"layers": "1-40x"})

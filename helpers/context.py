@@ -1,0 +1,249 @@
+"""From which layer on is an entity there, and what is legible before: ℓ_c, Tables 1–3, the story of Figure 1."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from .effects import Judged, effect, judge
+from .experiments import FINE_GRID, MLP_GRID
+from .plans import TargetPrompt
+from .scoring import THRESHOLD, is_echo
+
+NEVER = -1  # in place of ℓ_c: never contextualized
+
+
+def is_legible(rows: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Series:
+    """(rows,) bool: similar to the entity's gold description, and not an echo of its name."""
+    items = [TargetPrompt().first_item(text) for text in rows["result"]]
+    echoes = [is_echo(item, prompt) for item, prompt in zip(items, rows["source prompt"], strict=True)]
+    return (rows["score gold"] > threshold) & (rows["status"] == "ok") & ~np.array(echoes)
+
+
+def contextualized(rows: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Series:
+    """ℓ_c of each prompt: the smallest ℓ such that the plain readings at ℓ and ℓ + 1 are both legible; NEVER if none.
+
+    Args:
+        rows: scored by gold; plain readings (α = 1) of hidden_state into layer 0 are used, of all layers.
+    """
+    plain = rows[
+        (rows["component"] == "hidden_state") & (rows["amplification value"] == 1) & (rows["target layer"] == 0)
+    ]
+    legible = plain.assign(legible=is_legible(plain, threshold)).pivot(
+        index="source prompt", columns="layer", values="legible"
+    )
+    both = legible.to_numpy()[:, :-1] & legible.to_numpy()[:, 1:]
+    first = np.where(both.any(1), legible.columns.to_numpy()[both.argmax(1)], NEVER)
+    return pd.Series(first, legible.index)[plain["source prompt"].unique()].rename("ℓ_c")
+
+
+def layers_earlier(judged: Judged, which: np.ndarray, context: pd.Series, threshold: float = THRESHOLD) -> np.ndarray:
+    """(n, n) int: how many layers before its ℓ_c prompt i is legible, as judged by prompt j; 0 for no earlier layer.
+
+    Args:
+        judged: of one component, by gold descriptions, without echoes.
+        which: (tries,) bool, the readings that count.
+        context: ℓ_c of its prompts, none NEVER.
+    """
+    before = context[list(judged.prompts)].to_numpy()[:, None] - np.array(judged.layers)  # (n, layers)
+    hits = judged.successes(which, threshold)
+    return (hits * np.maximum(before, 0)[:, :, None]).max(1)
+
+
+def with_earlier_layers(judged: Judged, context: pd.Series) -> Judged:
+    """The part of a table whose prompts are contextualized, but not in the first of its layers already."""
+    keep = np.flatnonzero(context[list(judged.prompts)].to_numpy() > min(judged.layers))
+    return judged.of_prompts(keep)
+
+
+def walkthrough(rows: pd.DataFrame, prompt: str, first_context: int) -> pd.DataFrame:
+    """A prompt's readings before its ℓ_c, the original beside the best amplified one (Tables 1–3).
+
+    Returns:
+        Columns layer, plain, α, amplified, score gold, legible; the best is the one with the highest score by the
+        gold description, as the paper's readers chose what they show.
+    """
+    before = 8 if first_context == NEVER else first_context
+    rows = rows[(rows["source prompt"] == prompt) & (rows["layer"] < before)]
+    lines = []
+    for layer, here in rows.groupby("layer"):
+        plain, amplified = here[here["amplification value"] == 1], here[here["amplification value"] != 1]
+        if amplified.empty:  # plain readings go deeper than amplified ones
+            continue
+        best = amplified.loc[amplified["score gold"].idxmax()]
+        lines.append(
+            {
+                "layer": layer,
+                "plain (α = 1)": plain["result"].iloc[0] if len(plain) else "",
+                "α": best["amplification value"],
+                "amplified": best["result"],
+                "score gold": round(best["score gold"], 2),
+                "legible": bool(is_legible(best.to_frame().T)[best.name]),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def claims_before_context(
+    rows: pd.DataFrame, gold: Mapping[str, str], context: pd.Series, threshold: float = THRESHOLD
+) -> tuple[dict[str, dict[str, dict]], list[str]]:
+    """Tables 1–3 as claims over all prompts, each method beside its own chance.
+
+    Args:
+        rows: of the evaluations and of `experiments.before_context`.
+        context: ℓ_c of the prompts.
+
+    Returns:
+        component -> method -> n (prompts with a layer before ℓ_c), legible (`effects.effect` of the share of them that
+        are legible in any such layer), layers (of how many layers earlier, on average), counts (prompts per number of
+        layers earlier); and sentences.
+    """
+    earlier, sentences = {}, []
+    grids = {"mlp_output": (MLP_GRID, "same"), "hidden_state": (FINE_GRID, 0)}
+    never = int((context[list(gold)] == NEVER).sum())
+    at_once = int((context[list(gold)] == 0).sum())
+    sentences.append(
+        f"Of {len(gold)} prompts, {len(gold) - never} are contextualized (ℓ_c exists), {at_once} of them from layer 0 on; "
+        f"{never} never are."
+    )
+    for component, (grid, target) in grids.items():
+        at = rows["layer"] if target == "same" else target
+        mine = rows[
+            (rows["component"] == component) & rows["amplification value"].isin(grid) & (rows["target layer"] == at)
+            & (rows["layer"] <= 7) & rows["source prompt"].isin(gold)
+        ]  # fmt: skip
+        judged = with_earlier_layers(judge(mine, gold, echoes=False), context)
+        if len(judged.prompts) < 2:
+            sentences.append(f"{component}: fewer than two prompts have an earlier layer; nothing can be compared.")
+            continue
+        earlier[component] = {}
+        for method, which in (("Patchscopes", judged.plain), ("Superscopes", ~judged.plain)):
+            layers = layers_earlier(judged, which, context, threshold)
+            own = layers.diagonal()
+            earlier[component][method] = {
+                "n": len(own),
+                "legible": effect(judged, (layers > 0)[:, None, :]),
+                "layers": effect(judged, layers[:, None, :].astype(float)),
+                "counts": {int(k): int(v) for k, v in zip(*np.unique(own, return_counts=True), strict=True)},
+            }
+            legible, by = earlier[component][method]["legible"], earlier[component][method]["layers"]
+            what = {"mlp_output": "MLP output", "hidden_state": "hidden state"}[component]
+            kind = "plain" if method == "Patchscopes" else "amplified"
+            certain = "above chance" if legible["low"] > 0 and legible["p_value"] < 0.05 else "within chance"
+            sentences.append(
+                f"{'A ' if kind == 'plain' else 'An '}{kind} {what} says what the entity is before ℓ_c for {(own > 0).sum()} of "
+                f"{len(own)} prompts with an earlier layer (by chance {legible['null'] * len(own):.1f}): {certain}; "
+                f"{by['rate']:.1f} layers earlier on average (by chance {by['null']:.1f})."
+            )
+    return earlier, sentences
+
+
+def guidance_found(rows: pd.DataFrame, layer: int) -> tuple[pd.DataFrame, list[str]]:
+    """Where α·mlp and h_PreMLP + w·mlp are legible, and whether guidance passes through the two plain readings.
+
+    Args:
+        rows: of `experiments.guidance`, with a column `legible`.
+        layer: the one that the sentences tell of.
+
+    Returns:
+        Columns component, layer, legible (the scales), best (the scale most similar to the description), reading,
+        score gold, last (the largest legible scale), same_as_plain (of guidance: w = 0 and w = 1); and sentences.
+    """
+    lines = []
+    for (component, one), here in rows[rows["component"].isin(("mlp_output", "guidance"))].groupby(
+        ["component", "layer"], sort=False
+    ):
+        at = here.set_index("amplification value")
+        best = at["score gold"].idxmax()
+        legible = at.index[at["legible"]].tolist()
+        same = ""
+        if component == "guidance":
+            plain = rows[(rows["layer"] == one) & rows["component"].isin(("pre_mlp_residual", "hidden_state"))]
+            plain = plain.set_index("component")["result"]
+            pairs = ((0, "pre_mlp_residual"), (1, "hidden_state"))
+            same = all(at.loc[w, "result"] == plain[name] for w, name in pairs if w in at.index)
+        lines.append(
+            {
+                "component": component, "layer": one, "legible": " ".join(f"{scale:g}" for scale in legible), "best": best,
+                "reading": at.loc[best, "result"], "score gold": at.loc[best, "score gold"],
+                "last": max(legible, default=""), "same_as_plain": same,
+            }
+        )  # fmt: skip
+    found = pd.DataFrame(lines)
+    sentences = []
+    for row in found[found["layer"] == layer].to_dict("records"):
+        form = "α · MLP output" if row["component"] == "mlp_output" else "h_PreMLP + w · MLP output"
+        where = f"at {row['legible'].replace(' ', ', ')}, and nowhere beyond" if row["legible"] else "at no scale"
+        sentences.append(
+            f"{form}, layer {layer}: legible {where}; closest at {row['best']:g}, {row['reading'].strip()!r} (similarity "
+            f"{row['score gold']:.2f})."
+        )
+    checked = found[found["component"] == "guidance"]
+    agree = int(checked["same_as_plain"].sum())
+    sentences.append(
+        f"w = 0 says what h_PreMLP says and w = 1 what the hidden state says, word for word, in {agree} of {len(checked)} layers."
+    )
+    return found, sentences
+
+
+def find_story(rows: pd.DataFrame) -> dict[str, object]:
+    """The layer and amplifier at which Figure 1's story is told best, and whether it holds.
+
+    It holds where the residual before the MLP and the plain MLP output say nothing of the entity, the amplified MLP
+    output does, and the hidden state, their sum, does too.
+
+    Returns:
+        layer, amplifier, holds; steps: per step its component, amplifier, first item of the reading, score gold and
+        legible; missing: the steps that don't go as told (of the best layer).
+    """
+    rows = rows.assign(legible=is_legible(rows))
+    told = {"pre_mlp_residual": False, "mlp_output": False, "amplified": True, "hidden_state": True}
+    stories = []
+    for layer, here in rows.groupby("layer"):
+        amplified = here[(here["component"] == "mlp_output") & (here["amplification value"] != 1)]
+        best = amplified.sort_values(["legible", "score gold"], ascending=False, kind="stable").iloc[0]
+        plain = here[here["amplification value"] == 1].set_index("component")
+        of_step = {name: best if name == "amplified" else plain.loc[name] for name in told}
+        missing = [name for name, legible in told.items() if bool(of_step[name]["legible"]) != legible]
+        steps = {
+            name: {
+                "amplifier": float(row["amplification value"]),
+                "reading": TargetPrompt().first_item(row["result"]).strip(),
+                "score gold": round(float(row["score gold"]), 3),
+                "legible": bool(row["legible"]),
+            }
+            for name, row in of_step.items()
+        }
+        stories.append({
+            "prompt": best["source prompt"], "token": best["token"].strip(), "layer": int(layer),
+            "target layer": int(best["target layer"]), "amplifier": float(best["amplification value"]),
+            "holds": not missing, "missing": missing, "steps": steps, "random": _random_reading(here, best),
+        })  # fmt: skip
+    told_best = ("amplified", "mlp_output", "pre_mlp_residual", "hidden_state")  # what matters most to the story first
+    return min(
+        stories,
+        key=lambda one: (*(step in one["missing"] for step in told_best), -one["steps"]["amplified"]["score gold"]),
+    )
+
+
+def _random_reading(here: pd.DataFrame, best: pd.Series) -> str:
+    """What a random vector of the MLP output's length says at the same amplifier."""
+    same = here[here["component"].str.startswith("random")].set_index("amplification value")
+    return TargetPrompt().first_item(same.loc[best["amplification value"], "result"]).strip()
+
+
+def story_sentence(story: Mapping[str, object], model: str) -> str:
+    """What Figure 1 shows on a model, or which of its steps fail."""
+    if story["holds"]:
+        return (
+            f"{model}, layer {story['layer']}: amplified {story['amplifier']:g} times, the MLP output says what neither "
+            f"it nor the residual before it says plainly, and what the hidden state says."
+        )
+    fails = {
+        "pre_mlp_residual": "the residual before the MLP is legible already",
+        "mlp_output": "the plain MLP output is legible already",
+        "amplified": "no amplified MLP output is legible",
+        "hidden_state": "the hidden state is not legible",
+    }
+    reasons = "; ".join(fails[step] for step in story["missing"])
+    return f"The story does not hold on {model} in any layer; in its best, layer {story['layer']}, {reasons}."

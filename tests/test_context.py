@@ -1,0 +1,131 @@
+"""ℓ_c by its rule, what is legible before it, and the story of Figure 1, on tables whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers.context import (
+    NEVER,
+    claims_before_context,
+    contextualized,
+    find_story,
+    guidance_found,
+    is_legible,
+    layers_earlier,
+    story_sentence,
+    walkthrough,
+    with_earlier_layers,
+)
+from helpers.effects import Judged
+
+GOLD = {"Pink Floyd": "English rock band", "Titanic": "British passenger ship that sank in 1912"}
+
+
+def rows(lines, component="hidden_state", target=0):
+    """(prompt, layer, α, result, score gold)"""
+    made = pd.DataFrame(lines, columns=["source prompt", "layer", "amplification value", "result", "score gold"])
+    made["target layer"] = made["layer"] if target == "same" else target
+    return made.assign(component=component, status="ok", seed=None, token="x", **{"target prompt": "paper"})
+
+
+def test_context_begins_at_the_first_of_two_legible_layers():
+    lines = [("Pink Floyd", layer, 1, ": rock band, Tesla", score) for layer, score in enumerate([0.1, 0.5, 0.2, 0.6, 0.7, 0.1])]
+    lines += [("Titanic", layer, 1, ": ship", score) for layer, score in enumerate([0.1, 0.5, 0.2, 0.4, 0.1, 0.9])]
+    found = contextualized(rows(lines))
+    assert found.to_dict() == {"Pink Floyd": 3, "Titanic": NEVER}, "a single legible layer doesn't count"
+    assert contextualized(rows(lines), threshold=0.05)["Pink Floyd"] == 0
+
+
+def test_an_echo_is_not_legible_whatever_its_score():
+    made = rows([("Pink Floyd", 1, 1, ": Pink Floyd, Tesla", 0.9), ("Pink Floyd", 1, 1, ": the band, Tesla", 0.9)])
+    assert is_legible(made).tolist() == [False, True]
+    assert not is_legible(made.assign(status="nonfinite")).any()
+    echoes = [("Pink Floyd", layer, 1, ": Floyd", 0.9) for layer in range(4)]
+    assert contextualized(rows(echoes))["Pink Floyd"] == NEVER
+
+
+def test_other_readings_say_nothing_about_context():
+    lines = [("Pink Floyd", layer, 1, ": band", 0.1) for layer in range(4)]
+    amplified = rows([("Pink Floyd", layer, 3, ": band", 0.9) for layer in range(4)])
+    same = rows([("Pink Floyd", layer, 1, ": band", 0.9) for layer in range(1, 4)], target="same")
+    mlp = rows([("Pink Floyd", layer, 1, ": band", 0.9) for layer in range(4)], component="mlp_output")
+    assert contextualized(pd.concat([rows(lines), amplified, same, mlp]))["Pink Floyd"] == NEVER
+
+
+def test_layers_earlier_are_counted_from_the_earliest_legible_one():
+    cosines = np.full((2, 4, 2, 2), 0.0, dtype=np.float32)  # prompts, layers 0–3, plain and amplified, prompts
+    cosines[0, 1, 1, 0] = cosines[0, 2, 1, 0] = 0.8  # amplified, layers 1 and 2: two layers before ℓ_c = 3
+    cosines[0, 3, :, 0] = 0.9  # at ℓ_c itself: not earlier
+    cosines[1, 0, 1, 0] = 0.8  # the other prompt's reading fits the first prompt's description: chance
+    grid = pd.DataFrame({"amplification value": [1.0, 3.0], "target prompt": "paper", "seed": None})
+    judged = Judged(("a", "b"), (0, 1, 2, 3), grid, cosines)
+    context = pd.Series({"a": 3, "b": 2})
+    assert layers_earlier(judged, ~judged.plain, context).tolist() == [[2, 0], [2, 0]]
+    assert layers_earlier(judged, judged.plain, context).tolist() == [[0, 0], [0, 0]]
+
+
+def test_only_prompts_with_an_earlier_layer_are_counted():
+    cosines = np.zeros((3, 2, 1, 3), dtype=np.float32)
+    grid = pd.DataFrame({"amplification value": [1.0], "target prompt": "paper", "seed": None})
+    judged = Judged(("a", "b", "c"), (0, 1), grid, cosines)
+    kept = with_earlier_layers(judged, pd.Series({"a": 0, "b": 1, "c": NEVER}))
+    assert kept.prompts == ("b",) and kept.cosines.shape == (1, 2, 1, 1)
+
+
+def test_claims_count_readings_before_context_only():
+    """Two prompts with ℓ_c = 2; amplified hidden states fit their descriptions in layer 1, MLP outputs never."""
+    lines, mlp = [], []
+    for prompt, gold in GOLD.items():
+        for layer in range(4):
+            lines += [(prompt, layer, 1, f": {gold}" if layer >= 2 else ": nothing", 0.9 if layer >= 2 else 0.0)]
+            lines += [(prompt, layer, 1.5, f": {gold}" if layer == 1 else ": nothing", 0.9 if layer == 1 else 0.0)]
+            mlp += [(prompt, layer, a, ": nothing", 0.0) for a in (1, 3)]
+    table = pd.concat([rows(lines), rows(mlp, "mlp_output", "same")], ignore_index=True)
+    context = contextualized(table)
+    assert context.tolist() == [2, 2]
+    earlier, sentences = claims_before_context(table, GOLD, context)
+    hidden = earlier["hidden_state"]["Superscopes"]
+    assert hidden["n"] == 2 and hidden["legible"]["rate"] == 1 and hidden["layers"]["rate"] == 1 and hidden["counts"] == {1: 2}
+    assert earlier["hidden_state"]["Patchscopes"]["legible"]["rate"] == 0
+    assert earlier["mlp_output"]["Superscopes"]["legible"]["rate"] == 0
+    assert sentences[0].startswith("Of 2 prompts, 2 are contextualized (ℓ_c exists), 0 of them from layer 0 on")
+    shown = walkthrough(table[table["component"] == "hidden_state"], "Titanic", 2)
+    assert shown["layer"].tolist() == [0, 1] and shown["legible"].tolist() == [False, True]
+    never = walkthrough(table[table["component"] == "hidden_state"], "Titanic", NEVER)
+    assert len(never) == 4, "without ℓ_c, all layers are shown"
+
+
+def story_rows(pre, plain, amplified, hidden):
+    """Two layers: nothing in layer 0, the given scores in layer 1."""
+    lines = []
+    for layer in (0, 1):
+        scores = (pre, plain, amplified, hidden) if layer else (0.0, 0.0, 0.0, 0.0)
+        for component, alpha, score in zip(
+            ("pre_mlp_residual", "mlp_output", "mlp_output", "hidden_state", "random[mlp_output]"), (1, 1, 9, 1, 9), (*scores, 0.0), strict=True
+        ):  # fmt: skip
+            lines.append(rows([("Pink Floyd", layer, alpha, ": a band", score)], component, "same"))
+    return pd.concat(lines, ignore_index=True)
+
+
+def test_the_story_is_found_or_said_not_to_hold():
+    told = find_story(story_rows(0.1, 0.1, 0.6, 0.7))
+    assert told["holds"] and told["layer"] == 1 and told["amplifier"] == 9 and told["random"] == "a band"
+    assert "holds" not in story_sentence(told, "m") and "layer 1" in story_sentence(told, "m")
+    known = find_story(story_rows(0.6, 0.1, 0.6, 0.7))
+    assert not known["holds"] and known["missing"] == ["pre_mlp_residual"]
+    assert "does not hold" in story_sentence(known, "m") and "residual before the MLP is legible" in story_sentence(known, "m")
+    nothing = find_story(story_rows(0.0, 0.0, 0.0, 0.0))
+    assert nothing["missing"] == ["amplified", "hidden_state"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_guidance_is_checked_against_the_plain_readings(same):
+    made = [rows([("Pink Floyd", 5, w, f": band {w}", 0.09 * w)], "guidance", "same") for w in range(6)]
+    made += [rows([("Pink Floyd", 5, a, f": x {a}", 0.1)], "mlp_output", "same") for a in range(6)]
+    made.append(rows([("Pink Floyd", 5, 1, ": band 0", 0.0)], "pre_mlp_residual", "same"))
+    made.append(rows([("Pink Floyd", 5, 1, ": band 1" if same else ": another", 0.1)], "hidden_state", "same"))
+    table = pd.concat(made, ignore_index=True)
+    found, sentences = guidance_found(table.assign(legible=is_legible(table)), 5)
+    assert found.set_index("component").loc["guidance", "same_as_plain"] == same
+    assert found.set_index("component").loc["guidance", "legible"] == "4 5"
+    assert sentences[-1].endswith(f"in {int(same)} of 1 layers.")

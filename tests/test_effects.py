@@ -1,0 +1,152 @@
+"""The numbers behind the claims: against counts by hand, on made-up readings whose truth is known."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import InputError
+from helpers.effects import (
+    Judged,
+    by_threshold,
+    chosen_on_half,
+    effect,
+    gain,
+    judge,
+    over_chance,
+    tests_by_layer as mcnemar_by_layer,
+)
+from helpers.scoring import success_counts
+
+
+def table(n=12, layers=3, tries=4, signal=0.0, seed=0, categories=()):
+    """Random cosines; a reading fits its own prompt in a share `signal` of cases."""
+    rng = np.random.default_rng(seed)
+    cosines = rng.uniform(-0.2, 0.4, (n, layers, tries, n)).astype(np.float32)
+    hits = rng.random((n, layers, tries)) < signal
+    cosines[np.arange(n), :, :, np.arange(n)] += 0.6 * hits
+    grid = pd.DataFrame({"amplification value": [1.0, 3.0, 6.0, 9.0][:tries], "target prompt": "paper", "seed": None})
+    return Judged(tuple(f"p{i}" for i in range(n)), tuple(range(1, layers + 1)), grid, cosines, categories)
+
+
+def test_effect_equals_a_count_by_hand():
+    judged = table(signal=0.4)
+    found = effect(judged, judged.successes(~judged.plain))
+    n = len(judged.prompts)
+    rates = []
+    for k in range(n):
+        hits = 0
+        for i, layer in itertools.product(range(n), range(3)):
+            hits += any(judged.cosines[i, layer, t, (i + k) % n] > 0.3 for t in (1, 2, 3))
+        rates.append(hits / (3 * n))
+    assert found["rate"] == pytest.approx(rates[0], abs=1e-4)
+    assert found["null"] == pytest.approx(np.mean(rates[1:]), abs=1e-4)
+    assert found["null_low"] == pytest.approx(min(rates[1:]), abs=1e-4)
+    assert found["effect"] == pytest.approx(rates[0] - np.mean(rates[1:]), abs=2e-4)
+    assert found["low"] < found["effect"] < found["high"] and found["p_value"] < 0.01
+
+
+def test_without_signal_the_interval_covers_zero_and_p_is_uniform():
+    found = [effect(one, one.successes(~one.plain)) for one in (table(seed=seed) for seed in range(60))]
+    covered = np.mean([one["low"] <= 0 <= one["high"] for one in found])
+    p_values = np.array([one["p_value"] for one in found])
+    assert covered > 0.85 and 0.35 < p_values.mean() < 0.65 and (p_values < 0.05).mean() < 0.17
+
+
+def test_best_of_k_is_the_mean_over_all_subsets():
+    judged = table(signal=0.3)
+    which = ~judged.plain
+    for k in (1, 2, 3):
+        subsets = [np.isin(np.arange(4), subset) for subset in itertools.combinations((1, 2, 3), k)]
+        by_hand = np.mean([judged.successes(subset) for subset in subsets], axis=0)
+        np.testing.assert_allclose(judged.best_of(k, which), by_hand)
+    assert (judged.best_of(3, which) == judged.successes(which)).all()
+    with pytest.raises(InputError, match="expected 1 to 3"):
+        judged.best_of(4, which)
+
+
+def test_an_amplifier_chosen_on_a_half_is_judged_on_the_other():
+    """Where no amplifier is better than chance, the best of them on a half isn't better on the other; oracle choice is."""
+    effects, oracles = [], []
+    for seed in range(40):
+        judged = table(n=16, layers=2, seed=seed)
+        which = ~judged.plain
+        chosen, shares = chosen_on_half(judged, which, splits=10)
+        assert shares.sum() == pytest.approx(1) and list(shares.index) == [3, 6, 9]
+        effects.append(over_chance(judged, chosen).mean())
+        single = [over_chance(judged, judged.successes(np.arange(4) == t)).mean() for t in (1, 2, 3)]
+        oracles.append(max(single))
+    assert abs(np.mean(effects)) < 0.02 < np.mean(oracles)
+
+
+def test_the_better_amplifier_is_found():
+    judged = table(n=20, signal=0.0)
+    own = np.arange(20)
+    judged.cosines[own, :, 2, own] = 0.9
+    chosen, shares = chosen_on_half(judged, ~judged.plain, splits=10)
+    assert shares[6] == 1 and over_chance(judged, chosen).mean() > 0.7
+    more = gain(judged, chosen, judged.successes(judged.plain))
+    assert more["low"] > 0.3 and more["low"] < more["gain"] < more["high"]
+
+
+def test_chance_within_categories_takes_no_credit_for_the_category():
+    """Readings that only say what kind of thing it is beat any other prompt, not the others of their kind."""
+    n, kinds = 12, ("film", "band", "city")
+    categories = tuple(kinds[i % 3] for i in range(n))
+    alike = np.array(categories)[:, None] == np.array(categories)
+    cosines = np.where(alike, 0.5, 0.1).astype(np.float32)[:, None, None, :]
+    grid = pd.DataFrame({"amplification value": [1.0], "target prompt": "paper", "seed": None})
+    prompts = tuple(f"p{i}" for i in range(n))
+    within, anyone = Judged(prompts, (1,), grid, cosines, categories), Judged(prompts, (1,), grid, cosines)
+    assert effect(within, within.successes())["effect"] == 0 and effect(within, within.successes())["p_value"] == 1
+    assert effect(anyone, anyone.successes())["effect"] > 0.7 and effect(anyone, anyone.successes())["p_value"] < 0.01
+
+
+def test_mcnemar_with_holm():
+    more, less = np.zeros((10, 2, 10), dtype=bool), np.zeros((10, 2, 10), dtype=bool)
+    own = np.arange(10)
+    more[own[:8], 0, own[:8]] = True  # eight prompts in layer 1 that the other way doesn't read: p = 2 · 0.5⁸
+    less[own[8:9], 1, own[8:9]] = True
+    tests = mcnemar_by_layer([1, 2], more, less)
+    assert tests["only_more"].tolist() == [8, 0] and tests["only_less"].tolist() == [0, 1]
+    assert tests["p_value"].tolist() == pytest.approx([2 * 0.5**8, 1.0], abs=1e-6)
+    assert tests["p_holm"].tolist() == pytest.approx([4 * 0.5**8, 1.0], abs=1e-6)
+
+
+ROWS = [
+    ("Pink Floyd", ": British rock band"), ("Titanic", ": ship that sank"), ("King Kong", ": giant ape"),
+    ("Star Wars", ": Star Wars, film"),
+]  # fmt: skip
+
+
+def rows():
+    lines = [(p, layer, a, text if a == 3 else "x") for p, text in ROWS for layer in (1, 2) for a in (1, 3)]
+    made = pd.DataFrame(lines, columns=["source prompt", "layer", "amplification value", "result"])
+    return made.assign(component="mlp_output", status="ok", seed=None, **{"target prompt": "paper"})
+
+
+def test_judged_rows_agree_with_the_counts_of_figure_3():
+    judged = judge(rows())
+    _, overall = success_counts(rows())
+    for method, which in (("Patchscopes", judged.plain), ("Superscopes", ~judged.plain)):
+        counted = overall.set_index("method").loc[method]
+        found = effect(judged, judged.successes(which))
+        assert found["rate"] == pytest.approx(counted["interpreted"] / counted["pairs"], abs=1e-4)
+        assert found["null"] == pytest.approx(counted["null_mean"] / counted["pairs"], abs=2e-3)
+        curve = by_threshold(judged, which)
+        assert curve.set_index("threshold").loc[0.3, "rate"] == pytest.approx(found["rate"], abs=1e-4)
+        assert curve["rate"].is_monotonic_decreasing
+
+
+def test_what_is_scored_can_be_chosen():
+    whole, no_echo = judge(rows()), judge(rows(), echoes=False)
+    assert (no_echo.cosines[3, :, 1] == -1).all() and (whole.cosines[3, :, 1, 3] > 0.3).all(), "an echo of Star Wars"
+    gold = {p: text for p, text in ROWS}
+    assert judge(rows(), gold).cosines[0, 0, 1, 0] == pytest.approx(1, abs=1e-5)
+    failed = rows().assign(status="nonfinite")
+    assert (judge(failed).cosines == -1).all()
+    with pytest.raises(InputError, match="at least two"):
+        judge(rows().iloc[:4])
+    with pytest.raises(InputError, match="one component"):
+        judge(pd.concat([rows(), rows().assign(component="hidden_state")]))
