@@ -10,9 +10,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from helpers import ROOT
+from helpers.effects import judge
 from helpers.experiments import elsewhere
 from helpers.findings import by_method
-from helpers.effects import judge
 from helpers.models import load_model
 from helpers.reproduce import STUDY_DTYPES
 from helpers.results import read_prompts
@@ -43,7 +43,9 @@ def main(models: list[str]) -> None:
                         "method": method,
                         "readings": int(plain.sum()),
                         "same text": int((exact["result"] == rounded["result"])[plain].sum()),
-                        "score differs by (mean)": round(float((exact["score"] - rounded["score"])[plain].abs().mean()), 4),
+                        "score differs by (mean)": round(
+                            float((exact["score"] - rounded["score"])[plain].abs().mean()), 4
+                        ),
                         "effect in float32": effects["float32"][method]["effect"],
                         "effect in bfloat16": effects["bfloat16"][method]["effect"],
                         "interval in float32": f"{effects['float32'][method]['low']} to {effects['float32'][method]['high']}",

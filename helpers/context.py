@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from .effects import Judged, effect, judge
+from . import InputError
+from .effects import Judged, judge
 from .experiments import FINE_GRID, MLP_GRID
 from .plans import TargetPrompt
 from .scoring import THRESHOLD, is_echo
@@ -37,23 +38,68 @@ def contextualized(rows: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Serie
     return pd.Series(first, legible.index)[plain["source prompt"].unique()].rename("ℓ_c")
 
 
-def layers_earlier(judged: Judged, which: np.ndarray, context: pd.Series, threshold: float = THRESHOLD) -> np.ndarray:
-    """(n, n) int: how many layers before its ℓ_c prompt i is legible, as judged by prompt j; 0 for no earlier layer.
+def context_by_judge(plain: Judged, threshold: float = THRESHOLD) -> np.ndarray:
+    """(n, n) ℓ_c of prompt i if prompt j's description judged its readings; NEVER where there is none.
+
+    Args:
+        plain: readings of hidden_state into layer 0 at α = 1, in all layers, judged by gold without echoes.
+    """
+    legible = plain.successes(plain.plain, threshold)  # (n, layers, n)
+    both = legible[:, :-1] & legible[:, 1:]
+    return np.where(both.any(1), np.array(plain.layers)[both.argmax(1)], NEVER)
+
+
+def layers_earlier(judged: Judged, which: np.ndarray, context: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
+    """(n, n) int: how many layers before ℓ_c(i, j) prompt i is legible, as judged by j; 0 for no earlier layer.
 
     Args:
         judged: of one component, by gold descriptions, without echoes.
         which: (tries,) bool, the readings that count.
-        context: ℓ_c of its prompts, none NEVER.
+        context: (n, n), of `context_by_judge`.
     """
-    before = context[list(judged.prompts)].to_numpy()[:, None] - np.array(judged.layers)  # (n, layers)
-    hits = judged.successes(which, threshold)
-    return (hits * np.maximum(before, 0)[:, :, None]).max(1)
+    before = context[:, None, :] - np.array(judged.layers)[:, None]  # (n, layers, n)
+    return (judged.successes(which, threshold) * np.maximum(before, 0)).max(1)
 
 
-def with_earlier_layers(judged: Judged, context: pd.Series) -> Judged:
-    """The part of a table whose prompts are contextualized, but not in the first of its layers already."""
-    keep = np.flatnonzero(context[list(judged.prompts)].to_numpy() > min(judged.layers))
-    return judged.of_prompts(keep)
+def among_contextualized(values: np.ndarray, context: np.ndarray) -> dict[str, float]:
+    """The mean of a number over the prompts with a layer before ℓ_c, beside chance with the same selection.
+
+    By chance: prompt i judged by prompt j's description throughout, ℓ_c(i, j) included, over the pairs i ≠ j for which
+    there is a layer before ℓ_c(i, j). So chance has the same rule, the same readings and as many tries.
+
+    Args:
+        values: (n, n), of prompt i judged by j.
+        context: (n, n), of `context_by_judge`.
+
+    Returns:
+        n (prompts counted), rate, null, null_low, null_high (95 % of all rotations), effect with its 95 % interval
+        (low, high; bootstrap over prompts), p_value (share of the rotations, the real pairing included, with at least
+        such a mean).
+    """
+    counted = context > 0
+    size = len(values)
+
+    def difference(prompts: np.ndarray) -> float:
+        part, kept = values[np.ix_(prompts, prompts)], counted[np.ix_(prompts, prompts)]
+        same = prompts[:, None] == prompts
+        own = kept.diagonal()
+        return part.diagonal()[own].mean() - part[kept & ~same].mean() if own.any() and (kept & ~same).any() else np.nan
+
+    i, means = np.arange(size), []
+    for k in range(size):
+        kept = counted[i, (i + k) % size]
+        means.append(values[i, (i + k) % size][kept].mean() if kept.any() else np.nan)
+    rotated = np.array(means[1:])[~np.isnan(means[1:])]
+    rng = np.random.default_rng(0)
+    drawn = np.array([difference(rng.integers(size, size=size)) for _ in range(2000)])
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    null_low, null_high = np.quantile(rotated, [0.025, 0.975], method="inverted_cdf")
+    numbers = {
+        "rate": means[0], "null": means[0] - difference(i), "null_low": null_low, "null_high": null_high,
+        "effect": difference(i), "low": low, "high": high,
+        "p_value": (1 + (rotated >= means[0] - 1e-12).sum()) / (1 + len(rotated)),
+    }  # fmt: skip
+    return {"n": int(counted.diagonal().sum())} | {name: round(float(value), 4) for name, value in numbers.items()}
 
 
 def walkthrough(rows: pd.DataFrame, prompt: str, first_context: int) -> pd.DataFrame:
@@ -85,54 +131,51 @@ def walkthrough(rows: pd.DataFrame, prompt: str, first_context: int) -> pd.DataF
 
 
 def claims_before_context(
-    rows: pd.DataFrame, gold: Mapping[str, str], context: pd.Series, threshold: float = THRESHOLD
+    rows: pd.DataFrame, gold: Mapping[str, str], threshold: float = THRESHOLD
 ) -> tuple[dict[str, dict[str, dict]], list[str]]:
-    """Tables 1–3 as claims over all prompts, each method beside its own chance.
+    """Tables 1–3 as claims over all prompts, each beside chance with the same selection (`among_contextualized`).
 
     Args:
         rows: of the evaluations and of `experiments.before_context`.
-        context: ℓ_c of the prompts.
 
     Returns:
-        component -> method -> n (prompts with a layer before ℓ_c), legible (`effects.effect` of the share of them that
-        are legible in any such layer), layers (of how many layers earlier, on average), counts (prompts per number of
-        layers earlier); and sentences.
+        component -> method -> legible (the share of prompts that are legible in any layer before ℓ_c, up to 7), layers
+        (how many layers earlier, on average), counts (prompts per number of layers earlier); and sentences.
     """
-    earlier, sentences = {}, []
-    grids = {"mlp_output": (MLP_GRID, "same"), "hidden_state": (FINE_GRID, 0)}
-    never = int((context[list(gold)] == NEVER).sum())
-    at_once = int((context[list(gold)] == 0).sum())
-    sentences.append(
-        f"Of {len(gold)} prompts, {len(gold) - never} are contextualized (ℓ_c exists), {at_once} of them from layer 0 on; "
-        f"{never} never are."
-    )
-    for component, (grid, target) in grids.items():
-        at = rows["layer"] if target == "same" else target
-        mine = rows[
-            (rows["component"] == component) & rows["amplification value"].isin(grid) & (rows["target layer"] == at)
-            & (rows["layer"] <= 7) & rows["source prompt"].isin(gold)
-        ]  # fmt: skip
-        judged = with_earlier_layers(judge(mine, gold, echoes=False), context)
-        if len(judged.prompts) < 2:
-            sentences.append(f"{component}: fewer than two prompts have an earlier layer; nothing can be compared.")
-            continue
+    rows = rows[rows["source prompt"].isin(gold)]
+    into_first = rows[(rows["component"] == "hidden_state") & (rows["target layer"] == 0)]
+    plain = judge(into_first[into_first["amplification value"] == 1], gold, echoes=False)
+    context = context_by_judge(plain, threshold)
+    n, own = len(context), context.diagonal()
+    i = np.arange(n)
+    by_chance = [int((context[i, (i + k) % n] != NEVER).sum()) for k in range(1, n)]
+    low, high = np.quantile(by_chance, [0.025, 0.975], method="inverted_cdf")
+    sentences = [
+        f"Of {n} prompts, {(own != NEVER).sum()} are contextualized (ℓ_c exists; by chance {np.mean(by_chance):.1f}, "
+        f"{low} to {high}), {(own == 0).sum()} of them from layer 0 on; {(own == NEVER).sum()} never are."
+    ]
+    earlier = {}
+    if (own > 0).sum() < 2 or (context[~np.eye(n, dtype=bool)] > 0).sum() < n:
+        return earlier, [*sentences, "Too few have a layer before ℓ_c for anything to be compared."]
+    for component, (grid, target) in {"mlp_output": (MLP_GRID, "same"), "hidden_state": (FINE_GRID, 0)}.items():
+        mine = rows[(rows["component"] == component) & rows["amplification value"].isin(grid) & (rows["layer"] <= 7)]
+        at = mine["layer"] if target == "same" else target
+        judged = judge(mine[mine["target layer"] == at], gold, echoes=False)
+        if judged.prompts != plain.prompts:
+            raise InputError("results", component, "the evaluation is of other prompts")
         earlier[component] = {}
+        what = {"mlp_output": "MLP output", "hidden_state": "hidden state"}[component]
         for method, which in (("Patchscopes", judged.plain), ("Superscopes", ~judged.plain)):
             layers = layers_earlier(judged, which, context, threshold)
-            own = layers.diagonal()
-            earlier[component][method] = {
-                "n": len(own),
-                "legible": effect(judged, (layers > 0)[:, None, :]),
-                "layers": effect(judged, layers[:, None, :].astype(float)),
-                "counts": {int(k): int(v) for k, v in zip(*np.unique(own, return_counts=True), strict=True)},
-            }
-            legible, by = earlier[component][method]["legible"], earlier[component][method]["layers"]
-            what = {"mlp_output": "MLP output", "hidden_state": "hidden state"}[component]
-            kind = "plain" if method == "Patchscopes" else "amplified"
+            legible, by = among_contextualized(layers > 0, context), among_contextualized(layers, context)
+            mine = layers.diagonal()[own > 0]
+            counts = {int(k): int(v) for k, v in zip(*np.unique(mine, return_counts=True), strict=True)}
+            earlier[component][method] = {"legible": legible, "layers": by, "counts": counts}
+            kind = "A plain" if method == "Patchscopes" else "An amplified"
             certain = "above chance" if legible["low"] > 0 and legible["p_value"] < 0.05 else "within chance"
             sentences.append(
-                f"{'A ' if kind == 'plain' else 'An '}{kind} {what} says what the entity is before ℓ_c for {(own > 0).sum()} of "
-                f"{len(own)} prompts with an earlier layer (by chance {legible['null'] * len(own):.1f}): {certain}; "
+                f"{kind} {what} says what the entity is before ℓ_c for {(mine > 0).sum()} of {legible['n']} prompts with "
+                f"an earlier layer (by chance, with the same selection, {legible['null'] * legible['n']:.1f}): {certain}; "
                 f"{by['rate']:.1f} layers earlier on average (by chance {by['null']:.1f})."
             )
     return earlier, sentences
@@ -161,7 +204,8 @@ def guidance_found(rows: pd.DataFrame, layer: int) -> tuple[pd.DataFrame, list[s
             plain = rows[(rows["layer"] == one) & rows["component"].isin(("pre_mlp_residual", "hidden_state"))]
             plain = plain.set_index("component")["result"]
             pairs = ((0, "pre_mlp_residual"), (1, "hidden_state"))
-            same = all(at.loc[w, "result"] == plain[name] for w, name in pairs if w in at.index)
+            if all(w in at.index for w, _ in pairs):
+                same = all(at.loc[w, "result"] == plain[name] for w, name in pairs)
         lines.append(
             {
                 "component": component, "layer": one, "legible": " ".join(f"{scale:g}" for scale in legible), "best": best,
@@ -178,11 +222,13 @@ def guidance_found(rows: pd.DataFrame, layer: int) -> tuple[pd.DataFrame, list[s
             f"{form}, layer {layer}: legible {where}; closest at {row['best']:g}, {row['reading'].strip()!r} (similarity "
             f"{row['score gold']:.2f})."
         )
-    checked = found[found["component"] == "guidance"]
-    agree = int(checked["same_as_plain"].sum())
-    sentences.append(
-        f"w = 0 says what h_PreMLP says and w = 1 what the hidden state says, word for word, in {agree} of {len(checked)} layers."
-    )
+    checked = found[(found["component"] == "guidance") & (found["same_as_plain"] != "")]
+    if len(checked):
+        agree = int(checked["same_as_plain"].sum())
+        sentences.append(
+            f"w = 0 says what h_PreMLP says and w = 1 what the hidden state says, word for word, in {agree} of "
+            f"{len(checked)} layers."
+        )
     return found, sentences
 
 
@@ -193,7 +239,8 @@ def find_story(rows: pd.DataFrame) -> dict[str, object]:
     output does, and the hidden state, their sum, does too.
 
     Returns:
-        layer, amplifier, holds; steps: per step its component, amplifier, first item of the reading, score gold and
+        layer, amplifier, holds; random readings, random legible: how many amplified random vectors there were, and how
+        many of them are legible; steps: per step its component, amplifier, first item of the reading, score gold and
         legible; missing: the steps that don't go as told (of the best layer).
     """
     rows = rows.assign(legible=is_legible(rows))
@@ -219,6 +266,9 @@ def find_story(rows: pd.DataFrame) -> dict[str, object]:
             "target layer": int(best["target layer"]), "amplifier": float(best["amplification value"]),
             "holds": not missing, "missing": missing, "steps": steps, "random": _random_reading(here, best),
         })  # fmt: skip
+    random = rows[rows["component"].str.startswith("random") & (rows["amplification value"] != 1)]
+    for one in stories:  # the control has as many tries as the story was chosen from
+        one |= {"random readings": len(random), "random legible": int(random["legible"].sum())}
     told_best = ("amplified", "mlp_output", "pre_mlp_residual", "hidden_state")  # what matters most to the story first
     return min(
         stories,

@@ -97,7 +97,8 @@ def judge(
         categories: source prompt -> category; chance is then that of others of the same category.
 
     Raises:
-        InputError: several components, or fewer than two prompts.
+        InputError: several components; fewer than two prompts, of a category too; a reading that is missing, or there
+            twice.
     """
     if rows["component"].nunique() != 1:
         raise InputError("rows", sorted(rows["component"].unique()), "expected one component")
@@ -110,17 +111,28 @@ def judge(
     number = {key: i for i, key in enumerate(tries.fillna({"seed": -1}).itertuples(index=False, name=None))}
     of_try = [number[key] for key in rows[by].fillna({"seed": -1}).itertuples(index=False, name=None)]
 
+    readings = pd.Series(of_try, rows.index).groupby([rows["source prompt"], rows["layer"]]).agg(["size", "nunique"])
+    if len(readings) < len(prompts) * len(layers) or (readings != len(tries)).any(axis=None):
+        given = f"{len(rows)} rows of {rows['component'].iloc[0]}"
+        why = f"expected each of {len(tries)} tries once at each of {len(prompts)} prompts × {len(layers)} layers"
+        raise InputError("rows", given, why)
+    kinds = tuple(categories[prompt] for prompt in prompts) if categories else ()
+    if kinds and pd.Series(kinds).value_counts().min() < 2:
+        raise InputError(
+            "categories", sorted(set(kinds)), "chance within a category needs at least two prompts of each"
+        )
+
     items = [TargetPrompt().first_item(text) for text in rows["result"]]
     texts = items if first_item else rows["result"].tolist()
     cosines = _embedded(texts) @ _embedded([gold[one] for one in prompts] if gold else list(prompts)).T
-    bad = (rows["status"] != "ok").to_numpy(copy=True)
-    if not echoes:  # of the prompt that was read, whoever judges
-        bad |= [is_echo(item, prompt) for item, prompt in zip(items, rows["source prompt"], strict=True)]
-    cosines[bad] = -1
+    cosines[(rows["status"] != "ok").to_numpy()] = -1
+    if not echoes:  # of the prompt that was read, or of the one that judges
+        own = [is_echo(item, prompt) for item, prompt in zip(items, rows["source prompt"], strict=True)]
+        cosines[np.array(own)] = -1
+        cosines[np.array([[is_echo(item, prompt) for prompt in prompts] for item in items])] = -1
     judged = np.full((len(prompts), len(layers), len(tries), len(prompts)), -1, dtype=np.float32)
     place = pd.Categorical(rows["source prompt"], prompts).codes, pd.Categorical(rows["layer"], layers).codes, of_try
     judged[place] = cosines
-    kinds = tuple(categories[prompt] for prompt in prompts) if categories else ()
     return Judged(prompts, layers, tries, judged, kinds)
 
 
@@ -152,10 +164,16 @@ def effect(judged: Judged, successes: np.ndarray) -> dict[str, float]:
 
 
 def over_chance(judged: Judged, successes: np.ndarray) -> np.ndarray:
-    """(n,) each prompt's own success rate over layers, less that of its readings with the prompts of its chance."""
-    table = successes.mean(1)
-    others = np.where(judged.related, table, 0).sum(1) / judged.related.sum(1)
-    return table.diagonal() - others
+    """(n,) each prompt's share in the effect: its mean is the success rate less chance.
+
+    A prompt counts as one that is read and as one that judges: own − row mean − column mean + mean of all, the means
+    without own readings (and within the category), so that an interval over prompts covers both.
+    """
+    table, related = successes.mean(1), judged.related
+    others = np.where(related, table, 0)
+    rows, columns = (others.sum(axis) / related.sum(axis) for axis in (1, 0))
+    alike = related | np.eye(len(table), dtype=bool)
+    return table.diagonal() - rows - columns + alike @ rows / alike.sum(1)
 
 
 def gain(judged: Judged, more: np.ndarray, less: np.ndarray, against: Judged | None = None) -> dict[str, float]:

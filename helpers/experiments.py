@@ -16,7 +16,6 @@ GRIDS = {  # of what adds to the residual stream, and of the stream itself
     "hidden_state": GENTLE_GRID,
     "pre_mlp_residual": GENTLE_GRID,
 }
-BETWEEN = {"mlp_output": (1.5, 2, 4.5, 20, 30), "hidden_state": (1.2, 2.5, 9, 15)}  # single amplifiers off the grids
 TARGETS = {"mlp_output": "same", "hidden_state": 0}  # where the paper's evaluations patch (§4.1; §4.2)
 DEPTHS = "depth:0.3,0.5,0.7,0.9"
 PAPERS_SAMPLING = Sampling(temperature=0.6, top_p=0.9)
@@ -82,7 +81,9 @@ def before_context(
         hidden_walkthroughs: prompts of Table 3, in layers 0–7 with the fine amplifiers as well.
     """
     plans = [
-        make_plan([*dict.fromkeys([*prompts, *hidden_walkthroughs])], "hidden_state", "all", 1, target_layer=0, **shared),
+        make_plan(
+            [*dict.fromkeys([*prompts, *hidden_walkthroughs])], "hidden_state", "all", 1, target_layer=0, **shared
+        ),
         make_plan(prompts, "mlp_output", 0, MLP_GRID, target_layer=0, **shared),
     ]
     if others := [prompt for prompt in prompts if prompt not in hidden_walkthroughs]:
@@ -117,24 +118,31 @@ def every_component(
 
 
 def amplification_or_tries(
-    prompts: Sequence[str], layers: str = "1,3,5,7", seeds: int = 5, **shared
+    prompts: Sequence[str],
+    layers: str = "1,3,5,7",
+    seeds: int = 5,
+    mlp_amplifiers: Sequence[float] = (1.5, 2, 4.5, 20, 30),
+    hidden_amplifiers: Sequence[float] = (1.2, 2.5, 9, 15),
+    **shared,
 ) -> list[Plan]:
     """Is a gain due to amplification, or to more tries? As many plain readings, random vectors, single amplifiers.
 
-    The grids themselves, amplifier by amplifier, are in the evaluations.
+    Args:
+        seeds: sampled plain readings.
+        mlp_amplifiers, hidden_amplifiers: besides those of the evaluations (§4.1's "intermediate values").
     """
+    between = {"mlp_output": mlp_amplifiers, "hidden_state": hidden_amplifiers}
     plans = []
     for component, target in TARGETS.items():
         settings = {"components": component, "layers": layers, "target_layer": target} | shared
-        plans += [
-            make_plan(prompts, amplifiers=1, target_prompt=one, **settings) for one in TARGET_PROMPTS[1:]
-        ]
+        plans += [make_plan(prompts, amplifiers=1, target_prompt=one, **settings) for one in TARGET_PROMPTS[1:]]
         plans += [
             make_plan(prompts, amplifiers=1, decoding=PAPERS_SAMPLING, seed=seed, **settings) for seed in range(seeds)
         ]
         random = settings | {"components": f"random[{component}]"}
         plans.append(make_plan(prompts, amplifiers=GRIDS[component], **random))
-        plans.append(make_plan(prompts, amplifiers=BETWEEN[component], **settings))
+        if len(between[component]):
+            plans.append(make_plan(prompts, amplifiers=between[component], **settings))
     plans.append(make_plan(prompts[:1], ("zero", "none"), layers, 1, target_layer=["same", 0], **shared))
     return plans
 

@@ -34,9 +34,16 @@ SCORED = {  # a name -> first item only, by the description, with echoes
 
 
 def on_grid(rows: pd.DataFrame, component: str, layers: Sequence[int] | None = None) -> pd.DataFrame:
-    """The rows of a component on its grid of one plain and five amplified readings (`experiments.GRIDS`)."""
-    keep = (rows["component"] == component) & rows["amplification value"].isin(GRIDS[component])
-    return rows[keep & (rows["layer"].isin(layers) if layers is not None else True)]
+    """The rows of a component on its grid of one plain and five amplified readings (`experiments.GRIDS`).
+
+    Raises:
+        InputError: an amplifier of the grid wasn't read.
+    """
+    mine = rows[(rows["component"] == component) & (rows["layer"].isin(layers) if layers is not None else True)]
+    if missing := set(GRIDS[component]) - set(mine["amplification value"]):
+        why = f"the readings of {component} lack {sorted(missing)}; methods are compared on {GRIDS[component]}"
+        raise InputError("amplifiers", sorted(set(mine["amplification value"])), why)
+    return mine[mine["amplification value"].isin(GRIDS[component])]
 
 
 def by_method(judged: Judged, threshold: float = THRESHOLD) -> dict[str, dict[str, float]]:
@@ -47,7 +54,7 @@ def by_method(judged: Judged, threshold: float = THRESHOLD) -> dict[str, dict[st
 
 def tries_tables(
     evaluation: pd.DataFrame, tries: pd.DataFrame, component: str, threshold: float = THRESHOLD
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, str]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict]:
     """Is it amplification, or more tries? For one component, on the layers of `tries`.
 
     Args:
@@ -56,11 +63,13 @@ def tries_tables(
     Returns:
         single: per amplifier, of the vectors and of random ones, one try each; several: the best of k tries of each
         way to read a vector again; tests: McNemar's per layer, five amplified readings against five plain ones;
-        and the sentence that says how much is amplification.
+        gains over chance (`effects.gain`): `total` of the best amplified readings over one plain one, `beyond` as many
+        plain ones of the stronger `rival` way, `alone` of one amplified reading whose amplifier was chosen on other
+        prompts, mostly `amplifier`, and how many `tries`.
     """
-    layers = sorted(tries.loc[tries["component"] == component, "layer"].unique())
     mine = tries[tries["component"] == component]
-    plain = mine[(mine["amplification value"] == 1)]
+    layers = sorted(mine["layer"].unique().tolist())
+    plain = mine[mine["amplification value"] == 1]
     grid = on_grid(evaluation, component, layers)
     paper = grid[grid["amplification value"] == 1]
     every = pd.concat([evaluation[evaluation["layer"].isin(layers)], mine[mine["amplification value"] != 1]])
@@ -70,54 +79,61 @@ def tries_tables(
         "samples": judge(plain[plain["seed"].notna()]),
         "random vectors": judge(tries[tries["component"] == f"random[{component}]"]),
     }
-    drawn = {way: ~judged.plain if way in ("amplifiers", "random vectors") else judged.plain for way, judged in ways.items()}
+    amplifies = ("amplifiers", "random vectors")
+    drawn = {way: ~judged.plain if way in amplifies else judged.plain for way, judged in ways.items()}
     single = [
         {"component": component, "vector": vector, "amplifier": amplifier}
         | effect(judged, judged.successes(judged.tries["amplification value"] == amplifier, threshold))
         for vector, judged in (("own", judge(every)), ("random", ways["random vectors"]))
         for amplifier in judged.tries["amplification value"]
     ]
-    several = [
+    several = pd.DataFrame(
         {"component": component, "way": way, "tries": k} | effect(judged, judged.best_of(k, drawn[way], threshold))
         for way, judged in ways.items()
         for k in range(1, int(drawn[way].sum()) + 1)
-    ]
-    several = pd.DataFrame(several)
+    )
 
-    most = {way: int(drawn[way].sum()) for way in ways}
-    best = {way: judged.best_of(most[way], drawn[way], threshold) for way, judged in ways.items()}
-    amplified = ways["amplifiers"]
+    amplified, most = ways["amplifiers"], int(drawn["amplifiers"].sum())
+    best = {
+        way: judged.best_of(min(most, int(drawn[way].sum())), drawn[way], threshold) for way, judged in ways.items()
+    }
+    rivals = several[several["way"].isin(("target prompts", "samples")) & (several["tries"] <= most)]
+    rival = rivals.loc[rivals.groupby("way")["tries"].idxmax()].sort_values("effect")["way"].iloc[-1]
     one = amplified.successes(amplified.plain, threshold)
-    total = gain(amplified, best["amplifiers"], one)
-    rivals = several[several["way"].isin(("target prompts", "samples")) & (several["tries"] == most["amplifiers"])]
-    rival = rivals.loc[rivals["effect"].idxmax(), "way"]
-    beyond = gain(amplified, best["amplifiers"], best[rival], ways[rival])
     chosen, shares = chosen_on_half(amplified, drawn["amplifiers"], threshold)
-    alone = gain(amplified, chosen, one)
+    gains = {
+        "tries": most,
+        "total": gain(amplified, best["amplifiers"], one),
+        "rival": rival,
+        "beyond": gain(amplified, best["amplifiers"], best[rival], ways[rival]),
+        "alone": gain(amplified, chosen, one),
+        "amplifier": float(shares.idxmax()),
+    }
     tests = tests_by_layer(layers, best["amplifiers"] > 0, best["target prompts"] > 0).assign(component=component)
-    tries_of_own = f"{most['amplifiers']} {'target prompts' if rival == 'target prompts' else 'samples'}"
-    what = LABELS[component]
+    return pd.DataFrame(single), several, tests, gains
+
+
+def gain_sentence(component: str, gains: Mapping) -> str:
+    """How much of the gain of amplified readings is amplification, and how much more tries."""
+    total, beyond, alone = gains["total"], gains["beyond"], gains["alone"]
     sentence = (
-        f"{what[0].upper() + what[1:]}: the best of {most['amplifiers']} amplified readings interprets {_points(total)} "
-        f"more of the pairs, above chance, than one plain reading"
+        f"{_capital(component)}: the best of {gains['tries']} amplified readings interprets {_points(total)} more of the "
+        f"(prompt, layer) pairs, above chance, than one plain reading"
     )
+    many = f"{gains['tries']} plain readings ({gains['rival']}, the better of two kinds here)"
     if total["low"] <= 0:
-        sentence += ": no gain to explain."
+        sentence += ": no gain that is certain."
+    elif beyond["low"] > 0:
+        share = beyond["gain"] / total["gain"]
+        all_of_it = "all of the gain" if share >= 1 else f"about {100 * share:.0f} % of the gain"
+        sentence += f"; than {many}, {_points(beyond)} more: {all_of_it} is amplification."
     else:
-        sentence += (
-            f". Plain readings with {tries_of_own} of their own close that to {_points(beyond)}: "
-            + (
-                f"{100 * min(1, beyond['gain'] / total['gain']):.0f} % of the gain is amplification, the rest is more tries."
-                if beyond["low"] > 0
-                else "none of the gain is certain to be amplification; more tries do as well."
-            )
-        )
-    usual = shares.idxmax()
-    sentence += (
-        f" One amplified reading, its amplifier chosen on other prompts (mostly {usual:g}), interprets {_points(alone)} "
-        f"{'more' if alone['gain'] >= 0 else 'less, with the sign,'} than the one plain reading."
+        sentence += f"; than {many}, {_points(beyond)} more: none of the gain is certain to be amplification."
+    differs = "more" if alone["low"] > 0 else "fewer" if alone["high"] < 0 else "no certain difference"
+    return (
+        f"{sentence} One amplified reading (α chosen on other prompts, mostly {gains['amplifier']:g}) against one plain, "
+        f"above chance: {_points(alone)}, {differs}."
     )
-    return pd.DataFrame(single), several, tests, sentence
 
 
 def scoring_variants(
@@ -189,10 +205,11 @@ def category_sentences(table: pd.DataFrame) -> list[str]:
         at = rows.set_index("category")
         within, any_other = at.loc["all, by others of the category"], at.loc["all, by any other"]
         each = at.drop(index=["all, by others of the category", "all, by any other"])
+        above = ((multipletests(each["p_value"], method="holm")[1] < 0.05) & (each["low"] > 0)).sum()
         sentences.append(
             f"{_capital(component)}, {method}: {_percent(within['rate'])} of (entity, layer) pairs interpreted; "
             f"{_percent(any_other['effect'])} more than by chance of any other entity, {_with_interval(within)} more than by "
-            f"chance of others of the category; above the latter in {(each['low'] > 0).sum()} of {len(each)} categories."
+            f"chance of others of the category; above the latter in {above} of {len(each)} categories (Holm)."
         )
     return sentences
 
@@ -203,11 +220,15 @@ def components_together(own: pd.DataFrame, evaluated: pd.DataFrame, layers: str,
     Args:
         layers: which layers are compared; sums of MLP outputs keep their own.
     """
-    rows = pd.concat([own, evaluated], ignore_index=True)
+    rows = pd.concat([evaluated, own], ignore_index=True).drop_duplicates("id")  # a depth may be one of the layers
     sums = rows["component"].str.startswith("mlp_sum")
-    grids = pd.concat([rows[sums]] + [on_grid(rows, component, parse_layers(layers, num_layers)) for component in GRIDS])
+    grids = pd.concat(
+        [rows[sums]] + [on_grid(rows, component, parse_layers(layers, num_layers)) for component in GRIDS]
+    )
     same, first = grids["target layer"] == grids["layer"], grids["target layer"] == 0
-    together = pd.concat([grids[same & ~grids["component"].str.startswith("mlp_sum")].assign(into="same"), grids[first].assign(into="0")])
+    together = pd.concat(
+        [grids[same & ~grids["component"].str.startswith("mlp_sum")].assign(into="same"), grids[first].assign(into="0")]
+    )
     order = {name: place for place, name in enumerate([*GRIDS, *sorted(rows.loc[sums, "component"].unique())])}
     return together.sort_values("component", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
@@ -245,9 +266,7 @@ def component_sentences(table: pd.DataFrame) -> list[str]:
             f"{_percent(row.effect)} ({_percent(row.low)} to {_percent(row.high)})"
             for row in above.itertuples()
         )
-        sentences.append(
-            f"{method}, above chance in {len(above)} of {len(rows)} (Holm): {named or 'none'}."
-        )
+        sentences.append(f"{method}, above chance in {len(above)} of {len(rows)} (Holm): {named or 'none'}.")
     return sentences
 
 
@@ -279,7 +298,9 @@ def effects_of_sizes(folders: Sequence[str] = (), threshold: float = THRESHOLD) 
         InputError: none has the evaluations and `every_component`.
     """
     files = ("mlp_output.csv", "hidden_state.csv", "every_component.csv.gz")
-    candidates = [ROOT / Path(folder).expanduser() for folder in folders] or [ROOT / "data" / name for name in CATALOGUE]
+    candidates = [ROOT / Path(folder).expanduser() for folder in folders] or [
+        ROOT / "data" / name for name in CATALOGUE
+    ]
     found = [folder for folder in candidates if all((folder / file).is_file() for file in files)]
     if not found:
         raise InputError("folders", [str(one) for one in folders], f"none has {', '.join(files)}")
@@ -289,9 +310,13 @@ def effects_of_sizes(folders: Sequence[str] = (), threshold: float = THRESHOLD) 
         rows = read_results([folder / file for file in files])
         into = {component: rows["layer"] if target == "same" else target for component, target in TARGETS.items()}
         rows = pd.concat([rows[(rows["component"] == c) & (rows["target layer"] == into[c])] for c in TARGETS])
+        rows = rows.drop_duplicates("id")  # a depth may be one of the layers 1–7
         tables.append(
             size_effects(rows, about["layers"], threshold).assign(
-                model=about["name"], parameters=about["parameters"], dtype=about["dtype"]
+                model=about["name"],
+                parameters=about["parameters"],
+                dtype=about["dtype"],
+                prompts=rows["source prompt"].nunique(),
             )
         )
     return pd.concat(tables, ignore_index=True)
@@ -303,7 +328,9 @@ def size_effects(rows: pd.DataFrame, num_layers: int, threshold: float = THRESHO
     for component in TARGETS:
         judged = judge(on_grid(rows, component))
         early = [layer for layer in judged.layers if 1 <= layer <= 7]
-        parts = [(layer, round(layer / (num_layers - 1), 4), [layer]) for layer in judged.layers] + [("1-7", None, early)]
+        parts = [(layer, round(layer / (num_layers - 1), 4), [layer]) for layer in judged.layers] + [
+            ("1-7", None, early)
+        ]
         for layer, depth, layers in parts:
             for method, one in by_method(judged.at_layers(layers), threshold).items():
                 lines.append({"component": component, "method": method, "layer": layer, "depth": depth} | one)
@@ -340,17 +367,22 @@ def size_sentences(table: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
             rows = whole[(whole["component"] == component) & (whole["method"] == method)]
             effects = rows["effect"].tolist()
             steady[method] = effects == sorted(effects)
-            named = ", ".join(f"{_percent(row.effect)} ({_percent(row.low)} to {_percent(row.high)})" for row in rows.itertuples())
+            named = ", ".join(
+                f"{_percent(row.effect)} ({_percent(row.low)} to {_percent(row.high)})" for row in rows.itertuples()
+            )
             above = ((rows["low"] > 0) & (rows["p_value"] < 0.05)).sum()
-            said.append(f"{'best of five amplified' if method == 'Superscopes' else 'one plain'} {named}; above chance in {above} of {len(rows)}")
+            said.append(
+                f"{'best of five amplified' if method == 'Superscopes' else 'one plain'} {named}; above chance in {above} of {len(rows)}"
+            )
         papers = ""
         if component == "mlp_output":
             means = reference.groupby("method")["effect"].mean()
             papers = f" The paper's 13 B model: {_percent(means['Superscopes'])} and {_percent(means['Patchscopes'])}."
-        grows = "rises with every step of size" if steady["Superscopes"] else "does not rise steadily with size"
+        grows = "rises" if steady["Superscopes"] else "does not rise"
         sentences.append(
             f"{_capital(component)}, interpreted above chance in source layers 1–7, from {models[0]} to {models[-1]} ({', '.join(models)}): "
-            f"{'. '.join(one[0].upper() + one[1:] for one in said)}.{papers} The amplified effect {grows} among ours."
+            f"{'. '.join(one[0].upper() + one[1:] for one in said)}.{papers} Among ours the amplified effect {grows} with every "
+            f"step of size (by point estimates; layers 1–7 reach different depths)."
         )
     return sentences
 

@@ -22,6 +22,7 @@ PAPER_TARGET_PROMPT = (
     "major appliance and consumer electronics corporation, x"
 )
 
+
 @dataclass(frozen=True)
 class TargetPrompt:
     """The few-shot prompt T that asks the model to describe its placeholder.
@@ -251,8 +252,11 @@ def parse_layers(layers: str | int | Sequence[int], num_layers: int | None) -> l
                 depths = [float(depth) for depth in deep.split(",")] if deep else []
                 if not all(0 <= depth <= 1 for depth in depths) or ("depth" in text and not deep):
                     raise ValueError
-                ranges = [tuple(int(end) for end in part.split("-")) for part in numbers.removesuffix(",").split(",")
-                          if part or not depths]
+                ranges = [
+                    tuple(int(end) for end in part.split("-"))
+                    for part in numbers.removesuffix(",").split(",")
+                    if part or not depths
+                ]
                 ranges += [(round(depth * last),) * 2 for depth in depths]
         except ValueError:
             raise InputError("layers", layers, form) from None

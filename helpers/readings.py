@@ -13,7 +13,7 @@ from . import ROOT
 from .models import LanguageModel, ModelCard, load_model, read_model
 from .plans import Plan
 from .results import json_of, read_results, results_folder, save_results
-from .scoring import score
+from .scoring import judge_fingerprint, score
 from .superscopes import sweep
 
 
@@ -54,7 +54,7 @@ class Readings:
         """The rows of some plans, in order, scored; they are in `folder`/<name>.csv.gz afterwards.
 
         A file in `reuse` is taken if its ids are those of the plans on this model and dtype: whatever could change a
-        text is in an id. Scores are computed anew.
+        text is in an id, apart from the libraries' versions, which its JSON keeps. Scores are computed anew.
         """
         file = self.folder / f"{name}.csv.gz"
         rows = self._the_same(ROOT / Path(self.reuse).expanduser() / file.name, plans, gold) if self.reuse else None
@@ -86,4 +86,5 @@ class Readings:
             return None
         rows = score(rows.assign(seed=rows["seed"].astype("Int64")), plans[0].target_prompt, gold)
         rows.attrs = {key: value for key, value in about.items() if key not in ("rows", "status")}
+        rows.attrs["judge"]["fingerprint"] = judge_fingerprint()
         return rows

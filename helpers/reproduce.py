@@ -27,6 +27,7 @@ from .catalogue import CATALOGUE, is_here
 from .decoding import sampling
 from .experiments import EXPERIMENTS
 from .plans import Plan, make_plan
+from .plots.style import as_jpeg
 from .results import evaluations, read_prompts, results_folder, slug, write_atomically
 from .sources import SourceOptions
 
@@ -37,7 +38,13 @@ PAPER = (
     "elsewhere", "stability",
 )  # fmt: skip
 ON_REQUEST = (*PAPER, "model_sizes", "can_it_speak")
-NEED_EVALUATIONS = ("layer_success_plots", "before_context", "every_component", "amplification_or_tries", "effect_and_scoring")
+NEED_EVALUATIONS = (
+    "layer_success_plots",
+    "before_context",
+    "every_component",
+    "amplification_or_tries",
+    "effect_and_scoring",
+)
 FIXED = {"can_it_speak": {"components": "hidden_state", "amplifiers": 1, "target_layer": 0}}  # not its parameters
 QUICK = {"num_prompts": 8, "layers": "1,4,7"}
 STUDY_DTYPES = {"qwen2.5-coder-0.5b": "bfloat16", "qwen2.5-coder-1.5b": "bfloat16"}  # float32 would take hours
@@ -96,11 +103,11 @@ def reproduce(
     name, options, folder, parameters, defaults = _settle(settings, model, quick, notebooks)
     if len(notebooks) == 1:
         _places(notebooks[0], parameters[notebooks[0]], folder, folder)  # is there what it reads?
-    _announce(name, options, parameters)
+    fingerprint = _announce(name, options, parameters)
     _check_writable(folder)
 
     started = time.monotonic()
-    with _staging(slug(name, **options), [parameters, _shown(folder)]) as staging:
+    with _staging(slug(name, **options), [parameters, _shown(folder), fingerprint]) as staging:
         for number, notebook in enumerate(notebooks, start=1):
             through = (staging / "notebooks" / f"{notebook}.ipynb").is_file()
             again = ": through already" if through else ""
@@ -135,31 +142,32 @@ def study(settings: list[str]) -> int:
     Raises:
         InputError: as `reproduce`.
     """
+    if own := [one for one in settings if one.startswith(("out_dir=", "model="))]:
+        raise InputError("--study", own[0], "each model has its own folder, data/<model>/")
     models = [alias for alias in CATALOGUE if is_here(alias)]
-    dtypes = {alias: [] if any(one.startswith("dtype=") for one in settings) else [f"dtype={STUDY_DTYPES[alias]}"]
-              for alias in models if alias in STUDY_DTYPES}  # fmt: skip
-    given = {alias: [*settings, *dtypes.get(alias, [])] for alias in models}
+    dtype = any(one.startswith("dtype=") for one in settings)
+    given = {
+        alias: settings if dtype or alias not in STUDY_DTYPES else [*settings, f"dtype={STUDY_DTYPES[alias]}"]
+        for alias in models
+    }
     print(f"{len(models)} of {len(CATALOGUE)} catalogue models are here: {', '.join(models)}")
     for alias in models:
         name, options, _, parameters, _ = _settle(given[alias], alias, False, NOTEBOOKS + PAPER)
         _announce(name, options, parameters)
-    through = ROOT / "runs" / f"study-{_digest(given)}"
-    done = through.read_text().split() if through.is_file() else []
-    codes = []
+    through = ROOT / "runs" / f"study-{_digest(given)}.json"
+    codes = json.loads(through.read_text()) if through.is_file() else {}
     for alias in models:
-        print(f"\n== {alias}" + (": through already" if alias in done else ""))
-        if alias not in done:
-            codes.append(reproduce(given[alias], alias, False, NOTEBOOKS + PAPER))
-            done.append(alias)
-            through.write_text("\n".join(done))
-    codes.append(reproduce([], None, False, ("model_sizes",)))
-    picture = results_folder(LEAD) / "story.png"
-    if LEAD in models and picture.is_file():
-        from .plots.style import as_jpeg
-
-        as_jpeg(picture, ROOT / "Superscopes.jpg")
+        print(f"\n== {alias}" + (": through already" if alias in codes else ""))
+        if alias not in codes:
+            codes[alias] = reproduce(given[alias], alias, False, NOTEBOOKS + PAPER)
+            with write_atomically(through) as file:
+                json.dump(codes, file)
+    threshold = [one for one in settings if one.startswith("threshold=")]
+    codes["model_sizes"] = reproduce(threshold, None, False, ("model_sizes",))
+    if LEAD in models:
+        as_jpeg(results_folder(LEAD) / "story.png", ROOT / "Superscopes.jpg")
     through.unlink()
-    return max(codes)
+    return max(codes.values())
 
 
 def _settle(
@@ -224,9 +232,14 @@ def _staging(name: str, settings: object) -> Iterator[Path]:
 
 
 def _digest(settings: object) -> str:
-    """What a run depends on, besides the model: its settings, the code, the prompts."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for path in sorted([*ROOT.glob("helpers/**/*.py"), *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("data/*.csv")]):
+    """What a run depends on: its settings, the model, the code, and the files that settings name."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode())
+    named = {ROOT / Path(word).expanduser() for word in re.findall(r'"([^"]+\.(?:csv|gz))"', text)}
+    ours = (
+        ROOT.glob(pattern) for pattern in ("helpers/**/*.py", "notebooks/*.ipynb", "data/*.csv", "requirements.txt")
+    )
+    for path in sorted({path for some in ours for path in some} | {path for path in named if path.is_file()}):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:8]
 
@@ -251,7 +264,8 @@ def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -
         raise
     target = staging / "notebooks" / f"{notebook}.ipynb"
     target.parent.mkdir(exist_ok=True)
-    nbformat.write(_for_readers(executed, out_dir, _shown(folder)), target)
+    with write_atomically(target) as file:  # it says that the notebook is through
+        nbformat.write(_for_readers(executed, out_dir, _shown(folder)), file)
 
 
 def read_parameters(notebook: str) -> dict:
@@ -304,11 +318,15 @@ def plans_of(notebook: str, parameters: dict) -> list[Plan]:
     return [make_plan(**given | FIXED.get(notebook, {}))]
 
 
-def _announce(model: str, source_options: dict, parameters: dict[str, dict]) -> None:
-    """Check the settings against the model, and say rows and minutes; of the notebooks that load one."""
+def _announce(model: str, source_options: dict, parameters: dict[str, dict]) -> str:
+    """Check the settings against the model, and say rows and minutes; of the notebooks that load one.
+
+    Returns:
+        The model's fingerprint, where its weights are here already.
+    """
     readers = {name: given for name, given in parameters.items() if "dtype" in given}
     if not readers:
-        return
+        return ""
     plans = {name: plans_of(name, given) for name, given in readers.items()}  # before the slow imports
     print("checking the settings against the model …", flush=True)
     from .batches import check_batch_size
@@ -325,6 +343,10 @@ def _announce(model: str, source_options: dict, parameters: dict[str, dict]) -> 
     total = f" = {sum(rows.values()):,}" if len(rows) > 2 else ""
     about = f"about {max(1, round(minutes))} min on this {device.type}"
     print(f"{card.slug}: {parts}{total} interpretations, {about}", flush=True)
+    try:
+        return card.source.fingerprint()
+    except OSError:  # a hub model, fetched later, known by its name and revision
+        return ""
 
 
 def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
@@ -379,7 +401,9 @@ def _number_or_text(text: str) -> int | float | str:
 def _as_path(name: str, value: object) -> object:
     """A file or folder that exists from where the user stands, made absolute; anything else as it is."""
     path = Path(str(value)).expanduser()
-    named = name in ("prompts", "results", "reuse", "folders", "adapter") or (name == "model" and value not in CATALOGUE)
+    named = name in ("prompts", "results", "reuse", "folders", "adapter") or (
+        name == "model" and value not in CATALOGUE
+    )
     return str(path.absolute()) if named and path.exists() else value
 
 

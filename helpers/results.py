@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import ROOT, InputError
 from .components import COMPONENTS
-from .plans import METHOD_VERSION, Plan
+from .plans import METHOD_VERSION, PAPER_TARGET_PROMPT, Plan
 
 PAPER_COLUMNS = ["source prompt", "token", "layer", "amplification value", "result"]
 GRID = [
@@ -168,6 +168,40 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
     rows = pd.concat(tables, ignore_index=True)
     rows.attrs["models"] = list(dict.fromkeys(models))
     return rows
+
+
+def read_evaluations(paths: str | Path | Sequence[str | Path], beside: dict) -> pd.DataFrame:
+    """The rows of the two evaluations, to be compared with other readings of the same model, made in the same way.
+
+    Args:
+        beside: `.attrs` of those readings.
+
+    Raises:
+        InputError: no JSON beside a file; another model, dtype or version of the method; another token, decoding,
+            length or target prompt, or not the place that the paper patches.
+    """
+    wanted_model = {key: beside["model"][key] for key in ("fingerprint", "dtype", "attention")}
+    plan = (beside.get("plans") or [beside["plan"]])[0]
+    for path in [paths] if isinstance(paths, (str, Path)) else paths:
+        file = json_of(ROOT / Path(path).expanduser())
+        if not file.is_file():
+            raise InputError("results", str(path), "has no JSON beside it that says what it was made with")
+        about = json.loads(file.read_text(encoding="utf-8"))
+        component = (about["plan"]["components"] or [""])[0]
+        wanted = {
+            "method_version": METHOD_VERSION,
+            **wanted_model,
+            "token": [-1],
+            "decoding": "greedy",
+            "max_new_tokens": plan["max_new_tokens"],
+            "target prompt": PAPER_TARGET_PROMPT,
+            "target_layer": {"mlp_output": ["same"], "hidden_state": [0]}.get(component),
+        }
+        given = about | about["model"] | about["plan"] | {"target prompt": about["plan"]["target_prompt"]["text"]}
+        if wrong := [key for key, value in wanted.items() if given[key] != value]:
+            why = f"made with {wrong[0]}={given[wrong[0]]!r}; what it is compared with, with {wanted[wrong[0]]!r}"
+            raise InputError("results", str(path), why)
+    return read_results(paths)
 
 
 def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

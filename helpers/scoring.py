@@ -4,7 +4,7 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from numbers import Real
 from pathlib import Path
 
@@ -108,8 +108,12 @@ def score(
 
 def is_echo(first_item: str, prompt: str) -> bool:
     """Whether a reading says nothing new: its first item has no content word that is not in the source prompt."""
-    words, known = (set(re.findall(r"\w+", text.lower())) for text in (first_item, prompt))
-    return not words - known - SMALL_WORDS
+    return not _words(first_item) - _words(prompt) - SMALL_WORDS
+
+
+@lru_cache(maxsize=1 << 16)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.lower()))
 
 
 def success_counts(

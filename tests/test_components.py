@@ -24,7 +24,9 @@ def test_guidance_passes_through_the_residual_and_the_hidden_state(lm):
     for layer in (2, 5):
         at = rows[rows["layer"] == layer]["result"].tolist()
         assert at[:2] == plain[plain["layer"] == layer]["result"].tolist()
-        pre, mlp = (plain_vector(lm.model, lm.tokenizer, PROMPT, c, layer, -1) for c in ("pre_mlp_residual", "mlp_output"))
+        pre, mlp = (
+            plain_vector(lm.model, lm.tokenizer, PROMPT, c, layer, -1) for c in ("pre_mlp_residual", "mlp_output")
+        )
         assert at[2] == plain_interpret(lm.model, lm.tokenizer, pre + 2.5 * mlp, layer, T.text)
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from helpers.context import (
     NEVER,
+    among_contextualized,
     claims_before_context,
+    context_by_judge,
     contextualized,
     find_story,
     guidance_found,
@@ -14,11 +16,15 @@ from helpers.context import (
     layers_earlier,
     story_sentence,
     walkthrough,
-    with_earlier_layers,
 )
 from helpers.effects import Judged
 
-GOLD = {"Pink Floyd": "English rock band", "Titanic": "British passenger ship that sank in 1912"}
+GOLD = {
+    "Pink Floyd": "English rock band",
+    "Titanic": "British passenger ship that sank in 1912",
+    "Mount Fuji": "Volcano in Japan",
+    "apple pie": "Dessert made of fruit",
+}
 
 
 def rows(lines, component="hidden_state", target=0):
@@ -29,7 +35,10 @@ def rows(lines, component="hidden_state", target=0):
 
 
 def test_context_begins_at_the_first_of_two_legible_layers():
-    lines = [("Pink Floyd", layer, 1, ": rock band, Tesla", score) for layer, score in enumerate([0.1, 0.5, 0.2, 0.6, 0.7, 0.1])]
+    lines = [
+        ("Pink Floyd", layer, 1, ": rock band, Tesla", score)
+        for layer, score in enumerate([0.1, 0.5, 0.2, 0.6, 0.7, 0.1])
+    ]
     lines += [("Titanic", layer, 1, ": ship", score) for layer, score in enumerate([0.1, 0.5, 0.2, 0.4, 0.1, 0.9])]
     found = contextualized(rows(lines))
     assert found.to_dict() == {"Pink Floyd": 3, "Titanic": NEVER}, "a single legible layer doesn't count"
@@ -59,40 +68,81 @@ def test_layers_earlier_are_counted_from_the_earliest_legible_one():
     cosines[1, 0, 1, 0] = 0.8  # the other prompt's reading fits the first prompt's description: chance
     grid = pd.DataFrame({"amplification value": [1.0, 3.0], "target prompt": "paper", "seed": None})
     judged = Judged(("a", "b"), (0, 1, 2, 3), grid, cosines)
-    context = pd.Series({"a": 3, "b": 2})
+    context = np.array([[3, NEVER], [2, 2]])  # ℓ_c as each prompt's description judges
     assert layers_earlier(judged, ~judged.plain, context).tolist() == [[2, 0], [2, 0]]
     assert layers_earlier(judged, judged.plain, context).tolist() == [[0, 0], [0, 0]]
 
 
-def test_only_prompts_with_an_earlier_layer_are_counted():
-    cosines = np.zeros((3, 2, 1, 3), dtype=np.float32)
+def test_context_is_the_same_rule_for_every_judge():
+    cosines = np.zeros((2, 5, 1, 2), dtype=np.float32)
+    cosines[0, [1, 3, 4], 0, 0] = 0.8
+    cosines[0, [0, 1], 0, 1] = 0.8
+    cosines[1, [2], 0, :] = 0.8
     grid = pd.DataFrame({"amplification value": [1.0], "target prompt": "paper", "seed": None})
-    judged = Judged(("a", "b", "c"), (0, 1), grid, cosines)
-    kept = with_earlier_layers(judged, pd.Series({"a": 0, "b": 1, "c": NEVER}))
-    assert kept.prompts == ("b",) and kept.cosines.shape == (1, 2, 1, 1)
+    assert context_by_judge(Judged(("a", "b"), tuple(range(5)), grid, cosines)).tolist() == [[3, 0], [NEVER, NEVER]]
+
+
+def test_only_pairs_with_an_earlier_layer_are_counted_own_and_by_chance():
+    n = 20
+    context = np.full((n, n), 3)
+    context[:5] = NEVER
+    context[5:8] = 0
+    values = np.zeros((n, n))
+    np.fill_diagonal(values, 1)
+    found = among_contextualized(values, context)
+    assert found["n"] == 12 and found["rate"] == 1 and found["null"] == 0 and found["low"] == 1
+    assert found["p_value"] == pytest.approx(1 / n)
+    even = among_contextualized(np.ones((n, n)), context)
+    assert even["effect"] == 0 and even["p_value"] == 1
+
+
+def test_the_selection_by_context_makes_no_effect_of_its_own():
+    """Readings that hang on nothing: ℓ_c exists for some pairs by luck, and nothing is above chance, plain or not."""
+    effects = []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        hits = rng.random((24, 8, 2, 24)) < 0.35
+        grid = pd.DataFrame({"amplification value": [1.0, 3.0], "target prompt": "paper", "seed": None})
+        judged = Judged(tuple("abcdefghijklmnopqrstuvwx"), tuple(range(8)), grid, hits.astype(np.float32))
+        context = context_by_judge(judged)
+        effects.append(
+            [
+                among_contextualized(layers_earlier(judged, which, context), context)["effect"]
+                for which in (judged.plain, ~judged.plain)
+            ]
+        )
+    assert (np.abs(np.mean(effects, 0)) < 3 * np.std(effects, 0) / np.sqrt(30) + 0.02).all()
 
 
 def test_claims_count_readings_before_context_only():
-    """Two prompts with ℓ_c = 2; amplified hidden states fit their descriptions in layer 1, MLP outputs never."""
-    lines, mlp = [], []
-    for prompt, gold in GOLD.items():
-        for layer in range(4):
-            lines += [(prompt, layer, 1, f": {gold}" if layer >= 2 else ": nothing", 0.9 if layer >= 2 else 0.0)]
+    """Four prompts with ℓ_c = 2; amplified hidden states fit their descriptions in layer 1, MLP outputs never.
+
+    By chance there is a context, too: in the first layers each reads as the next prompt does.
+    """
+    lines, mlp, prompts = [], [], list(GOLD)
+    for number, (prompt, gold) in enumerate(GOLD.items()):
+        other = GOLD[prompts[(number + 1) % len(prompts)]]
+        for layer in range(7):
+            text = {0: "x", 1: "y", 2: gold, 3: gold, 4: other, 5: other, 6: "z"}[layer]
+            lines += [(prompt, layer, 1, f": {text}", 0.9 if text == gold else 0.0)]
             lines += [(prompt, layer, 1.5, f": {gold}" if layer == 1 else ": nothing", 0.9 if layer == 1 else 0.0)]
             mlp += [(prompt, layer, a, ": nothing", 0.0) for a in (1, 3)]
     table = pd.concat([rows(lines), rows(mlp, "mlp_output", "same")], ignore_index=True)
     context = contextualized(table)
-    assert context.tolist() == [2, 2]
-    earlier, sentences = claims_before_context(table, GOLD, context)
+    assert context.tolist() == [2] * 4
+    earlier, sentences = claims_before_context(table, GOLD)
     hidden = earlier["hidden_state"]["Superscopes"]
-    assert hidden["n"] == 2 and hidden["legible"]["rate"] == 1 and hidden["layers"]["rate"] == 1 and hidden["counts"] == {1: 2}
+    assert hidden["legible"]["n"] == 4 and hidden["legible"]["rate"] == hidden["layers"]["rate"] == 1
+    assert hidden["legible"]["null"] == 0 and hidden["counts"] == {1: 4}
     assert earlier["hidden_state"]["Patchscopes"]["legible"]["rate"] == 0
     assert earlier["mlp_output"]["Superscopes"]["legible"]["rate"] == 0
-    assert sentences[0].startswith("Of 2 prompts, 2 are contextualized (ℓ_c exists), 0 of them from layer 0 on")
+    assert sentences[0].startswith(
+        "Of 4 prompts, 4 are contextualized (ℓ_c exists; by chance 1.3, 0 to 4), 0 of them from layer 0 on"
+    )
     shown = walkthrough(table[table["component"] == "hidden_state"], "Titanic", 2)
     assert shown["layer"].tolist() == [0, 1] and shown["legible"].tolist() == [False, True]
     never = walkthrough(table[table["component"] == "hidden_state"], "Titanic", NEVER)
-    assert len(never) == 4, "without ℓ_c, all layers are shown"
+    assert len(never) == 7, "without ℓ_c, all layers are shown"
 
 
 def story_rows(pre, plain, amplified, hidden):
@@ -113,7 +163,9 @@ def test_the_story_is_found_or_said_not_to_hold():
     assert "holds" not in story_sentence(told, "m") and "layer 1" in story_sentence(told, "m")
     known = find_story(story_rows(0.6, 0.1, 0.6, 0.7))
     assert not known["holds"] and known["missing"] == ["pre_mlp_residual"]
-    assert "does not hold" in story_sentence(known, "m") and "residual before the MLP is legible" in story_sentence(known, "m")
+    assert "does not hold" in story_sentence(known, "m") and "residual before the MLP is legible" in story_sentence(
+        known, "m"
+    )
     nothing = find_story(story_rows(0.0, 0.0, 0.0, 0.0))
     assert nothing["missing"] == ["amplified", "hidden_state"]
 

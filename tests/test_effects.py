@@ -15,6 +15,8 @@ from helpers.effects import (
     gain,
     judge,
     over_chance,
+)
+from helpers.effects import (
     tests_by_layer as mcnemar_by_layer,
 )
 from helpers.scoring import success_counts
@@ -45,6 +47,19 @@ def test_effect_equals_a_count_by_hand():
     assert found["null_low"] == pytest.approx(min(rates[1:]), abs=1e-4)
     assert found["effect"] == pytest.approx(rates[0] - np.mean(rates[1:]), abs=2e-4)
     assert found["low"] < found["effect"] < found["high"] and found["p_value"] < 0.01
+
+
+def test_the_interval_covers_the_truth_where_some_prompts_attract_every_reading():
+    """Two prompts that any reading fits widen chance for all; the mean stays own less chance."""
+    judged = table(signal=0.3)
+    judged.cosines[..., :2] += 0.5
+    successes = judged.successes(judged.plain)
+    shares = over_chance(judged, successes)
+    means = successes.mean(1)
+    others = ~np.eye(len(means), dtype=bool)
+    assert shares.mean() == pytest.approx(means.diagonal().mean() - means[others].mean())
+    own_only = means.diagonal() - np.where(others, means, 0).sum(1) / others.sum(1)
+    assert shares.std() < own_only.std(), "what an attractive prompt gains as its own judge, it gives to all"
 
 
 def test_without_signal_the_interval_covers_zero_and_p_is_uniform():
@@ -148,5 +163,11 @@ def test_what_is_scored_can_be_chosen():
     assert (judge(failed).cosines == -1).all()
     with pytest.raises(InputError, match="at least two"):
         judge(rows().iloc[:4])
+    with pytest.raises(InputError, match="each of 2 tries once"):
+        judge(rows().iloc[:-1])
+    with pytest.raises(InputError, match="each of 2 tries once"):
+        judge(pd.concat([rows(), rows().iloc[:1]]))
+    with pytest.raises(InputError, match="at least two prompts of each"):
+        judge(rows(), categories={prompt: "film" if prompt == "Star Wars" else "other" for prompt, _ in ROWS})
     with pytest.raises(InputError, match="one component"):
         judge(pd.concat([rows(), rows().assign(component="hidden_state")]))

@@ -32,7 +32,9 @@ def test_the_second_set_is_large_varied_and_other_than_the_first():
     named = {prompt.lower() for prompt in ELSEWHERE}
     assert len(named) == len(ELSEWHERE) and not named & {prompt.lower() for prompt in GOLD}
     asked = " ".join(one.text for one in TARGET_PROMPTS)
-    assert not [prompt for prompt in [*GOLD, *ELSEWHERE] if prompt in asked], "a target prompt names an inspected entity"
+    assert not [prompt for prompt in [*GOLD, *ELSEWHERE] if prompt in asked], (
+        "a target prompt names an inspected entity"
+    )
 
 
 def test_a_file_without_descriptions_has_none(tmp_path):

@@ -5,20 +5,22 @@ import io
 import json
 import re
 
+import numpy as np
 import pandas as pd
+import pytest
 import transformers
 from conftest import SOURCES
 from families import FAMILIES
+from PIL import Image, ImageChops
+from readme_numbers import about, counts_table, gains_table, items_table
 
 from helpers import ROOT
 from helpers.can_it_speak import layers_above_chance
 from helpers.catalogue import CATALOGUE
 from helpers.fused import FROM_ROWS
-from helpers.plans import COMPONENTS
-from helpers.reproduce import NOTEBOOKS, ON_REQUEST, parse_settings, read_parameters
+from helpers.reproduce import LEAD, NOTEBOOKS, ON_REQUEST, STUDY_DTYPES, parse_settings, read_parameters
 
 README = (ROOT / "README.md").read_text()
-NAMES = {"mlp_output": "MLP outputs", "hidden_state": "hidden states"}
 
 
 def blocks(language):
@@ -41,7 +43,13 @@ def test_every_command_is_one_that_runme_takes():
         elif words[1:2] not in (["test"], ["lab"]):
             somewhere = [word for word in words if word.startswith("adapter=")]  # of the reader's own
             parse_settings([word for word in words[1:] if "=" in word and word not in somewhere], defaults)
-            assert {word for word in words if word.startswith("--")} <= {"--quick", "--model", "--only", "--all", "--study"}
+            assert {word for word in words if word.startswith("--")} <= {
+                "--quick",
+                "--model",
+                "--only",
+                "--all",
+                "--study",
+            }
 
 
 def test_the_python_example_prints_what_the_page_shows():
@@ -56,22 +64,45 @@ def test_every_file_that_the_page_links_to_is_there():
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
-def test_the_results_table_is_what_data_says():
-    overall = json.loads((ROOT / "data/smollm2-135m/layer_success.json").read_text())["overall"]
-    assert len(overall) == 4
-    counts = pd.read_csv(ROOT / "data/smollm2-135m/layer_success.csv")
-    for row in overall:
-        tries = counts[(counts["component"] == row["component"]) & (counts["method"] == row["method"])]["tries"].max()
-        what = "α = 1" if row["method"] == "Patchscopes" else f"best of {tries}"
-        line = (
-            f"| SmolLM2-135M, {NAMES[row['component']]}, {row['method']} ({what}) | "
-            f"{row['interpreted']} of {row['pairs']} | {row['null_mean']:.1f} ({row['null_low']} to {row['null_high']}) |"
-        )
-        assert line in README
-    amplified = [row for row in overall if row["method"] == "Superscopes"]
-    within = {row["component"]: row["interpreted"] <= row["null_high"] for row in amplified}
-    assert within == {"mlp_output": True, "hidden_state": False}, "the paragraph below the table says so"
-    assert set(within) <= set(COMPONENTS)
+@pytest.mark.parametrize("table", [counts_table, gains_table, items_table])
+def test_the_results_tables_are_what_data_says(table):
+    for line in table():
+        assert line in README, f"{line}\n(python tests/readme_numbers.py prints the tables)"
+
+
+def test_what_the_page_says_of_the_tables_is_so():
+    """The sentences between the tables, against the numbers that they tell of."""
+    text = " ".join(README.split())
+    above, certain = {}, {}
+    for model in CATALOGUE:
+        for row in about(model, "layer_success")["overall"]:
+            above[model, row["component"], row["method"]] = row["interpreted"] > row["null_high"]
+        for component, gains in about(model, "amplification_or_tries_found")["gains"].items():
+            certain[model, component] = {name: gains[name] for name in ("total", "beyond", "alone")}
+    CLAIMS
+
+
+def test_the_pictures_are_of_the_lead_model():
+    assert f"data/{LEAD}/layer_success.png" in README and "](Superscopes.jpg)" in README
+    with Image.open(ROOT / "data" / LEAD / "story.png") as story, Image.open(ROOT / "Superscopes.jpg") as picture:
+        assert story.size == picture.size
+        difference = ImageChops.difference(story.convert("RGB"), picture)
+        assert np.asarray(difference).mean() < 3, "Superscopes.jpg is not the lead model's story.png"
+
+
+def test_sizes_are_what_data_says():
+    table = pd.read_csv(ROOT / "data/model_sizes/model_sizes.csv")
+    assert set(table["model"]) == set(CATALOGUE)
+    for model in STUDY_DTYPES:
+        assert set(table.loc[table["model"] == model, "dtype"]) == {"bfloat16"}
+    for sentence in about("model_sizes", "model_sizes")["verdict"]:
+        assert sentence in " ".join(README.split()), sentence
+
+
+def test_everything_in_data_fits_a_clone():
+    files = [path for path in (ROOT / "data").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25 << 20
+    assert all(path.stat().st_size <= 300 << 10 for path in files if path.suffix == ".png")
 
 
 def test_what_check_said_of_each_model_is_what_data_says():
@@ -101,7 +132,7 @@ def test_the_papers_counts_are_the_reference_files():
     reference = pd.read_csv(ROOT / "data/reference/llama-2-13b-chat.csv")
     for method, rows in reference.groupby("method"):
         assert ", ".join(map(str, rows["interpreted"])) in README.replace("\n", " ")
-        assert re.search(rf"MLP outputs, {method}\* \| \*{rows['interpreted'].sum()} of 336\*", README)
+        assert f"***{rows['interpreted'].sum()}** (" in README, method
 
 
 def test_the_speed_is_what_was_measured():

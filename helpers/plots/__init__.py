@@ -1,5 +1,6 @@
 """Every figure, in one style, from finished tables: same colour = same method, the null always grey."""
 
+from . import captions
 from .controls import (
     categories_figure,
     components_figure,
@@ -16,6 +17,7 @@ from .style import COLOURS, save_figure
 __all__ = [
     "COLOURS",
     "before_context_figure",
+    "captions",
     "categories_figure",
     "components_figure",
     "guidance_ladder",

@@ -36,7 +36,7 @@ def into(target: str) -> str:
     return "into the same layer" if target == "same" else f"into layer {target}"
 
 
-def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[str, object], heading: str) -> Figure:
+def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[str, object], caption: str) -> Figure:
     """Success at each single amplifier, and of the best of k tries of each kind, a column per component.
 
     Args:
@@ -46,20 +46,36 @@ def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[s
     """
     components = list(targets)
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(2, len(components), figsize=(11, 8), layout="constrained", sharey="row", squeeze=False)
+        figure, panels = plt.subplots(
+            2, len(components), figsize=(11, 8), layout="constrained", sharey="row", squeeze=False
+        )
         for column, component in enumerate(components):
             axes = panels[0, column]
             own = single[(single["component"] == component) & (single["vector"] == "own")].sort_values("amplifier")
-            random = single[(single["component"] == component) & (single["vector"] == "random")].sort_values("amplifier")
+            random = single[(single["component"] == component) & (single["vector"] == "random")].sort_values(
+                "amplifier"
+            )
             axes.fill_between(own["amplifier"], own["null_low"], own["null_high"], color=NULL_COLOUR, alpha=0.22, lw=0,
                               label="by chance (95 %): judged by other prompts")  # fmt: skip
             axes.plot(own["amplifier"], own["null"], color=NULL_COLOUR, lw=1)
-            axes.plot(random["amplifier"], random["rate"], color=NULL_COLOUR, ls="--", marker="x", ms=5, label="random vectors of the same norm")
+            axes.plot(
+                random["amplifier"],
+                random["rate"],
+                color=NULL_COLOUR,
+                ls="--",
+                marker="x",
+                ms=5,
+                label="random vectors of the same norm",
+            )
             _points(axes, own["amplifier"], own, COLOURS["Superscopes"], "-", "o", "amplified, one try (Superscopes)")
             plain = own[own["amplifier"] == 1]
             _points(axes, plain["amplifier"], plain, COLOURS["Patchscopes"], "none", "s", "α = 1 (Patchscopes)")
             ticks = own["amplifier"].tolist()
-            axes.set(xscale="log", xlabel="amplifier α", title=f"{NAMES[component].capitalize().replace('Mlp', 'MLP')}, {into(targets[component])}")
+            axes.set(
+                xscale="log",
+                xlabel="amplifier α",
+                title=f"{NAMES[component].capitalize().replace('Mlp', 'MLP')}, {into(targets[component])}",
+            )
             axes.xaxis.set_major_locator(FixedLocator(_apart(ticks)))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
@@ -71,7 +87,16 @@ def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[s
             for way, (colour, line, marker) in WAYS.items():
                 here = several[(several["component"] == component) & (several["way"] == way)].sort_values("tries")
                 if len(here):
-                    _points(axes, here["tries"] + 0.04 * (list(WAYS).index(way) - 1), here, colour, line, marker, WAY_LABELS[way], over_chance=True)
+                    _points(
+                        axes,
+                        here["tries"] + 0.04 * (list(WAYS).index(way) - 1),
+                        here,
+                        colour,
+                        line,
+                        marker,
+                        WAY_LABELS[way],
+                        over_chance=True,
+                    )
             axes.axhline(0, color=NULL_COLOUR, lw=1)
             axes.set(xlabel="best of so many tries")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -81,11 +106,13 @@ def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[s
         for axes in panels[:, 0]:
             _headroom(axes, 1.45)
             axes.legend(fontsize=8.5, loc="upper left")
-        figure.suptitle(textwrap.fill(heading, 145), x=0.01, ha="left", fontsize=9.5)
+        figure.suptitle(textwrap.fill(caption, 145), x=0.01, ha="left", fontsize=9.5)
     return figure
 
 
-def scoring_figure(thresholds: Mapping[str, Mapping[str, pd.DataFrame]], variants: pd.DataFrame, heading: str) -> Figure:
+def scoring_figure(
+    thresholds: Mapping[str, Mapping[str, pd.DataFrame]], variants: pd.DataFrame, caption: str
+) -> Figure:
     """Success as a function of the threshold, and the effect under each way to score, a row per component.
 
     Args:
@@ -93,16 +120,40 @@ def scoring_figure(thresholds: Mapping[str, Mapping[str, pd.DataFrame]], variant
         variants: columns component, method, scored (a name), and those of `effects.effect`.
     """
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(len(thresholds), 2, figsize=(11, 3.7 * len(thresholds) + 0.9), layout="constrained", squeeze=False, width_ratios=[1, 1.15])
+        figure, panels = plt.subplots(
+            len(thresholds),
+            2,
+            figsize=(11, 3.7 * len(thresholds) + 0.9),
+            layout="constrained",
+            squeeze=False,
+            width_ratios=[1, 1.15],
+        )
         for (component, methods), (curve, forest) in zip(thresholds.items(), panels, strict=True):
             for method, table in methods.items():
                 amplified = method == "Superscopes"
-                band = {"fc": NULL_COLOUR, "alpha": 0.22} if amplified else {"fc": "none", "ec": NULL_COLOUR, "hatch": "////"}
-                curve.fill_between(table["threshold"], table["null_low"], table["null_high"], lw=0, label=f"chance for {method} (95 %)", **band)
+                band = (
+                    {"fc": NULL_COLOUR, "alpha": 0.22}
+                    if amplified
+                    else {"fc": "none", "ec": NULL_COLOUR, "hatch": "////"}
+                )
+                curve.fill_between(
+                    table["threshold"],
+                    table["null_low"],
+                    table["null_high"],
+                    lw=0,
+                    label=f"chance for {method} (95 %)",
+                    **band,
+                )
                 curve.plot(table["threshold"], table["rate"], color=COLOURS[method], lw=2, ls="-" if amplified else "--",
                            label=f"{method}; area over chance {table.attrs['area']:.3f}")  # fmt: skip
             curve.axvline(0.3, color=NULL_COLOUR, lw=1, ls=":")
-            curve.set(xlabel="threshold of similarity (the paper's: 0.3)", ylabel="interpreted", title=_title(component), ylim=(0, 1.02), xlim=(0, 0.9))
+            curve.set(
+                xlabel="threshold of similarity (the paper's: 0.3)",
+                ylabel="interpreted",
+                title=_title(component),
+                ylim=(0, 1.02),
+                xlim=(0, 0.9),
+            )
             curve.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             curve.legend(fontsize=8.5, loc="upper right")
             here = variants[variants["component"] == component]
@@ -119,11 +170,11 @@ def scoring_figure(thresholds: Mapping[str, Mapping[str, pd.DataFrame]], variant
             forest.set(title=f"{_title(component)}: effect by what is scored", xlabel="interpreted, above chance")
             forest.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             forest.legend(fontsize=8.5, loc="best")
-        figure.suptitle(textwrap.fill(heading, 145), x=0.01, ha="left", fontsize=9.5)
+        figure.suptitle(textwrap.fill(caption, 145), x=0.01, ha="left", fontsize=9.5)
     return figure
 
 
-def categories_figure(table: pd.DataFrame, heading: str) -> Figure:
+def categories_figure(table: pd.DataFrame, caption: str) -> Figure:
     """The effect per category of entities, a panel per component, methods beside each other.
 
     Args:
@@ -131,13 +182,27 @@ def categories_figure(table: pd.DataFrame, heading: str) -> Figure:
     """
     components = table["component"].unique()
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(components), figsize=(11, 5.4), layout="constrained", sharey=True, squeeze=False)
+        figure, panels = plt.subplots(
+            1, len(components), figsize=(11, 5.4), layout="constrained", sharey=True, squeeze=False
+        )
         order = list(dict.fromkeys(table["category"]))
         for axes, component in zip(panels[0], components, strict=True):
             for method, offset in (("Patchscopes", -0.17), ("Superscopes", 0.17)):
-                rows = table[(table["component"] == component) & (table["method"] == method)].set_index("category").loc[order]
+                rows = (
+                    table[(table["component"] == component) & (table["method"] == method)]
+                    .set_index("category")
+                    .loc[order]
+                )
                 y = np.arange(len(order)) + offset
-                axes.hlines(y, rows["null_low"], rows["null_high"], color=NULL_COLOUR, alpha=0.35, lw=7, label="by chance (95 %)" if offset < 0 else None)
+                axes.hlines(
+                    y,
+                    rows["null_low"],
+                    rows["null_high"],
+                    color=NULL_COLOUR,
+                    alpha=0.35,
+                    lw=7,
+                    label="by chance (95 %)" if offset < 0 else None,
+                )
                 axes.errorbar(rows["rate"], y, xerr=[rows["effect"] - rows["low"], rows["high"] - rows["effect"]], color=COLOURS[method],
                               marker="o" if method == "Superscopes" else "s", ms=6, ls="none", capsize=2.5, elinewidth=1.3,
                               label=f"{method} ({'α = 1' if method == 'Patchscopes' else 'best of the amplified'})")  # fmt: skip
@@ -148,11 +213,11 @@ def categories_figure(table: pd.DataFrame, heading: str) -> Figure:
         panels[0, 0].invert_yaxis()
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-        figure.suptitle(textwrap.fill(heading, 145), x=0.01, ha="left", fontsize=9.5)
+        figure.suptitle(textwrap.fill(caption, 145), x=0.01, ha="left", fontsize=9.5)
     return figure
 
 
-def stability_figure(table: pd.DataFrame, heading: str) -> Figure:
+def stability_figure(table: pd.DataFrame, caption: str) -> Figure:
     """The effect of each run, by target prompt and seed, a panel per component.
 
     Args:
@@ -160,12 +225,18 @@ def stability_figure(table: pd.DataFrame, heading: str) -> Figure:
     """
     components, prompts = table["component"].unique(), list(dict.fromkeys(table["target prompt"]))
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(1, len(components), figsize=(10.5, 4.4), layout="constrained", sharey=True, squeeze=False)
+        figure, panels = plt.subplots(
+            1, len(components), figsize=(10.5, 4.4), layout="constrained", sharey=True, squeeze=False
+        )
         for axes, component in zip(panels[0], components, strict=True):
             for method, shift in (("Patchscopes", -0.18), ("Superscopes", 0.18)):
                 marker = "o" if method == "Superscopes" else "s"
                 for place, prompt in enumerate(prompts):
-                    rows = table[(table["component"] == component) & (table["method"] == method) & (table["target prompt"] == prompt)]
+                    rows = table[
+                        (table["component"] == component)
+                        & (table["method"] == method)
+                        & (table["target prompt"] == prompt)
+                    ]
                     x = place + shift + np.linspace(-0.1, 0.1, len(rows))
                     axes.vlines(x, rows["null_low"] - rows["null"], rows["null_high"] - rows["null"], color=NULL_COLOUR, alpha=0.3, lw=6,
                                 label="by chance (95 %)" if not place and shift > 0 else None)  # fmt: skip
@@ -179,11 +250,11 @@ def stability_figure(table: pd.DataFrame, heading: str) -> Figure:
         panels[0, 0].set_ylabel("interpreted, above chance")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-        figure.suptitle(textwrap.fill(heading, 140), x=0.01, ha="left", fontsize=9.5)
+        figure.suptitle(textwrap.fill(caption, 140), x=0.01, ha="left", fontsize=9.5)
     return figure
 
 
-def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, heading: str) -> Figure:
+def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, caption: str) -> Figure:
     """The effect over the null by relative depth, a column per model, small to large, a row per component.
 
     Args:
@@ -192,28 +263,57 @@ def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, heading: str) -> 
     """
     models = table.sort_values("parameters")["model"].unique()
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(2, len(models) + 1, figsize=(14, 6.4), layout="constrained", sharey=True, sharex=True)
+        figure, panels = plt.subplots(
+            2, len(models) + 1, figsize=(14, 6.4), layout="constrained", sharey=True, sharex=True
+        )
         for row, component in enumerate(("mlp_output", "hidden_state")):
             for axes, model in zip(panels[row], models, strict=False):
                 for method in COLOURS:
-                    here = table[(table["component"] == component) & (table["model"] == model) & (table["method"] == method)].sort_values("depth")
+                    here = table[
+                        (table["component"] == component) & (table["model"] == model) & (table["method"] == method)
+                    ].sort_values("depth")
                     axes.fill_between(here["depth"], here["low"], here["high"], color=COLOURS[method], alpha=0.16, lw=0)
                     axes.plot(here["depth"], here["effect"], color=COLOURS[method], lw=1.8, marker="o" if method == "Superscopes" else "s", ms=4.5,
                               label=f"{method} ({'α = 1' if method == 'Patchscopes' else 'best of five'})")  # fmt: skip
-                    half = (here["null_high"] - here["null"]).to_numpy()
                     if method == "Superscopes":
-                        axes.fill_between(here["depth"], -half, half, color=NULL_COLOUR, alpha=0.22, lw=0, label="chance (95 %), best of five")
+                        axes.fill_between(
+                            here["depth"],
+                            here["null_low"] - here["null"],
+                            here["null_high"] - here["null"],
+                            color=NULL_COLOUR,
+                            alpha=0.22,
+                            lw=0,
+                            label="chance (95 %), best of five",
+                        )
                 if not row:
-                    axes.set_title(f"{model}\n{_size(table.loc[table['model'] == model, 'parameters'].iloc[0])}", fontsize=10)
+                    axes.set_title(
+                        f"{model}\n{_size(table.loc[table['model'] == model, 'parameters'].iloc[0])}", fontsize=10
+                    )
             panels[row, 0].set_ylabel(f"{_title(component)}\ninterpreted, above chance")
         last = panels[0, -1]
         for method in COLOURS:
             here = reference[reference["method"] == method]
-            last.plot(here["depth"], here["effect"], color=COLOURS[method], lw=1.8, marker="o" if method == "Superscopes" else "s", ms=4.5, mfc="white")
+            last.plot(
+                here["depth"],
+                here["effect"],
+                color=COLOURS[method],
+                lw=1.8,
+                marker="o" if method == "Superscopes" else "s",
+                ms=4.5,
+                mfc="white",
+            )
             if method == "Superscopes":
-                last.fill_between(here["depth"], -here["half"], here["half"], color=NULL_COLOUR, alpha=0.22, lw=0)
+                last.fill_between(here["depth"], 0, here["half"], color=NULL_COLOUR, alpha=0.22, lw=0)
         last.set_title(f"{reference.attrs['name']}\n13 B (the paper's files)", fontsize=10)
-        panels[1, -1].text(0.5, 0.5, "the paper gives\nno counts here", transform=panels[1, -1].transAxes, ha="center", va="center", color=NULL_COLOUR)
+        panels[1, -1].text(
+            0.5,
+            0.5,
+            "the paper gives\nno counts here",
+            transform=panels[1, -1].transAxes,
+            ha="center",
+            va="center",
+            color=NULL_COLOUR,
+        )
         for axes in panels.flat:
             axes.axhline(0, color=NULL_COLOUR, lw=1)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -221,12 +321,14 @@ def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, heading: str) -> 
             axes.set_xlabel("relative depth")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda i: labels[i])[::-1]
-        figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=3, fontsize=9)
-        figure.suptitle(textwrap.fill(heading, 185), x=0.01, ha="left", fontsize=9.5)
+        figure.legend(
+            [handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=3, fontsize=9
+        )
+        figure.suptitle(textwrap.fill(caption, 185), x=0.01, ha="left", fontsize=9.5)
     return figure
 
 
-def components_figure(per_layer: pd.DataFrame, heading: str) -> Figure:
+def components_figure(per_layer: pd.DataFrame, caption: str) -> Figure:
     """Figure 3 for each vector, a column per component, a row per place that it is patched into.
 
     Args:
@@ -250,12 +352,23 @@ def components_figure(per_layer: pd.DataFrame, heading: str) -> Figure:
             axes.set_xlabel("source layer (from 0)")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda i: labels[i].startswith("chance"))
-        figure.legend([handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=4, fontsize=9)
-        figure.suptitle(textwrap.fill(heading, 185), x=0.01, ha="left", fontsize=9.5)
+        figure.legend(
+            [handles[i] for i in order], [labels[i] for i in order], loc="outside lower center", ncols=4, fontsize=9
+        )
+        figure.suptitle(textwrap.fill(caption, 185), x=0.01, ha="left", fontsize=9.5)
     return figure
 
 
-def _points(axes: Axes, x: Sequence[float], rows: pd.DataFrame, colour: str, line: str, marker: str, label: str, over_chance: bool = False) -> None:
+def _points(
+    axes: Axes,
+    x: Sequence[float],
+    rows: pd.DataFrame,
+    colour: str,
+    line: str,
+    marker: str,
+    label: str,
+    over_chance: bool = False,
+) -> None:
     """Rates (or rates above chance) with the interval of the effect."""
     axes.errorbar(
         x, rows["effect" if over_chance else "rate"], yerr=[rows["effect"] - rows["low"], rows["high"] - rows["effect"]],

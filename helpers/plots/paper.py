@@ -18,9 +18,7 @@ INK = "#1f2933"
 PAPER = "#f6f7f9"
 
 
-def story_picture(
-    story: Mapping[str, object], tokens: Sequence[str], model: str, gold: str, sentence: str
-) -> Figure:
+def story_picture(story: Mapping[str, object], tokens: Sequence[str], model: str, gold: str, sentence: str) -> Figure:
     """Figure 1 of the paper, from a real run: h_PreMLP → mlp → amplified mlp → + → h, and what each says.
 
     Args:
@@ -59,7 +57,16 @@ def story_picture(
         )
         for name, title, what, left, wide, colour in places:
             strong = name == "amplified"
-            _box(axes, left, 1.5, wide, 2.1, fc="#eaf3fa" if strong else "w", ec=colour if strong else "#c3cad3", lw=2.2 if strong else 1.2)
+            _box(
+                axes,
+                left,
+                1.5,
+                wide,
+                2.1,
+                fc="#eaf3fa" if strong else "w",
+                ec=colour if strong else "#c3cad3",
+                lw=2.2 if strong else 1.2,
+            )
             axes.text(left + 0.16, 3.36, title, fontsize=12.5, weight="bold", color=colour, va="center")
             axes.text(left + 0.16, 3.08, what, fontsize=8.8, color=NULL_COLOUR, va="center")
             reading = textwrap.fill("“" + shown(steps[name]["reading"] or " ", 60) + "”", 19 if not strong else 22)
@@ -68,18 +75,28 @@ def story_picture(
             mark = f"{'✓ legible' if legible else '– not legible'}   {steps[name]['score gold']:.2f}"
             axes.text(left + 0.16, 1.69, mark, fontsize=10, color=blue if legible else NULL_COLOUR, va="center")
         for start, end, label in ((2.67, 3.23, "MLP"), (5.52, 6.08, f"× {story['amplifier']:g}"), (8.77, 9.33, "+")):
-            axes.add_patch(FancyArrowPatch((start, 2.5), (end, 2.5), arrowstyle="-|>", mutation_scale=15, color=INK, lw=1.4))
+            axes.add_patch(
+                FancyArrowPatch((start, 2.5), (end, 2.5), arrowstyle="-|>", mutation_scale=15, color=INK, lw=1.4)
+            )
             axes.text((start + end) / 2 - 0.02, 2.72, label, ha="center", fontsize=11.5, color=INK)
 
         axes.plot([0.4, 11.6], [1.22, 1.22], color="#d5dae1", lw=1)
         asked = "Each vector takes the place of x in “Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: … , x”, and the model goes on writing."
         judged = (
             f"Legible: similarity to “{gold}” above {THRESHOLD:g}, and not an echo. "
-            f"Control: a random vector as long, × {story['amplifier']:g}, says “{shown(story['random'] or ' ', 32)}”."
+            f"Control: {story['random legible']} of {story['random readings']} amplified random vectors as long are legible."
         )
         axes.text(0.4, 0.93, asked, fontsize=9.6, color=INK, va="center")
         axes.text(0.4, 0.62, judged, fontsize=9.6, color=INK, va="center")
-        axes.text(0.4, 0.29, "" if story["holds"] else sentence, fontsize=9.6, color=COLOURS["Patchscopes"], va="center", weight="bold")
+        axes.text(
+            0.4,
+            0.29,
+            "" if story["holds"] else sentence,
+            fontsize=9.6,
+            color=COLOURS["Patchscopes"],
+            va="center",
+            weight="bold",
+        )
     return figure
 
 
@@ -102,16 +119,31 @@ def guidance_ladder(rows: pd.DataFrame, layer: int, model: str) -> Figure:
             ladder = figure.add_subplot(grid[0, column], xlim=(0, 10), ylim=(len(here) - 0.4, -1.2))
             ladder.set_axis_off()
             ladder.set_title(f"{title}, layer {layer}")
-            for place, label, align in ((0.3, symbol, "right"), (1.0, "ρ", "right"), (1.3, "what the model writes", "left"), (9.9, "similarity", "right")):
+            for place, label, align in (
+                (0.3, symbol, "right"),
+                (1.0, "ρ", "right"),
+                (1.3, "what the model writes", "left"),
+                (9.9, "similarity", "right"),
+            ):
                 ladder.text(place, -0.9, label, fontsize=8.5, color=NULL_COLOUR, ha=align)
             for line, row in enumerate(here.itertuples()):
                 rho, gold = row.rho, here["score gold"].iloc[line]
                 colour = COLOURS["Superscopes"] if row.legible else NULL_COLOUR
                 ladder.barh(line, 8.5 * max(gold, 0), left=1.2, height=0.86, color=colour, alpha=0.16, lw=0)
-                ladder.text(0.3, line, f"{here['amplification value'].iloc[line]:g}", ha="right", va="center", fontsize=9)
+                ladder.text(
+                    0.3, line, f"{here['amplification value'].iloc[line]:g}", ha="right", va="center", fontsize=9
+                )
                 ladder.text(1.0, line, f"{rho:.2g}", ha="right", va="center", fontsize=8, color=NULL_COLOUR)
                 weight = "bold" if row.legible else "normal"
-                ladder.text(1.3, line, shown(row.result.strip(), 52), va="center", fontsize=9, color=colour if row.legible else INK, weight=weight)
+                ladder.text(
+                    1.3,
+                    line,
+                    shown(row.result.strip(), 52),
+                    va="center",
+                    fontsize=9,
+                    color=colour if row.legible else INK,
+                    weight=weight,
+                )
                 ladder.text(9.9, line, f"{gold:.2f}", ha="right", va="center", fontsize=8.5, color=colour)
             curves = figure.add_subplot(grid[1, column], sharey=curves)
             for one, part in rows[rows["component"] == component].groupby("layer"):
@@ -123,10 +155,32 @@ def guidance_ladder(rows: pd.DataFrame, layer: int, model: str) -> Figure:
                 if component == "guidance":
                     plain = rows[(rows["component"] == name) & (rows["layer"] == layer)]["score gold"].iloc[0]
                     label = {"pre_mlp_residual": "h_PreMLP, plain", "hidden_state": "hidden state, plain"}[name]
-                    curves.plot([one], [plain], mark, ms=8, mfc="none", mec=COLOURS["Patchscopes"], mew=1.6, label=label, ls="none")
+                    curves.plot(
+                        [one],
+                        [plain],
+                        mark,
+                        ms=8,
+                        mfc="none",
+                        mec=COLOURS["Patchscopes"],
+                        mew=1.6,
+                        label=label,
+                        ls="none",
+                    )
             if component == "mlp_output":
-                plain = rows[(rows["component"] == "mlp_output") & (rows["layer"] == layer) & (rows["amplification value"] == 1)]["score gold"].iloc[0]
-                curves.plot([1], [plain], "s", ms=8, mfc="none", mec=COLOURS["Patchscopes"], mew=1.6, label="plain (α = 1)", ls="none")
+                plain = rows[
+                    (rows["component"] == "mlp_output") & (rows["layer"] == layer) & (rows["amplification value"] == 1)
+                ]["score gold"].iloc[0]
+                curves.plot(
+                    [1],
+                    [plain],
+                    "s",
+                    ms=8,
+                    mfc="none",
+                    mec=COLOURS["Patchscopes"],
+                    mew=1.6,
+                    label="plain (α = 1)",
+                    ls="none",
+                )
             curves.axhline(THRESHOLD, color=NULL_COLOUR, lw=1, ls="--")
             curves.set(xlabel=symbol, ylim=(-0.15, 1.0))
             if not column:
@@ -145,13 +199,17 @@ def before_context_figure(context: pd.Series, earlier: Mapping[str, Mapping[str,
 
     Args:
         context: ℓ_c per prompt.
-        earlier: component -> method -> effect of `legible` (a rate over prompts), of `layers` (a mean), and `n`.
+        earlier: component -> method -> effect of `legible` (a rate over prompts), of `layers` (a mean): `context.among_contextualized`.
     """
     with plt.rc_context(STYLE):
-        figure, (when, many, how) = plt.subplots(1, 3, figsize=(11.5, 4.3), layout="constrained", width_ratios=[1.1, 1, 1])
+        figure, (when, many, how) = plt.subplots(
+            1, 3, figsize=(11.5, 4.3), layout="constrained", width_ratios=[1.1, 1, 1]
+        )
         found = context[context >= 0]
         when.bar(*np.unique(found, return_counts=True), color=INK, width=0.8)
-        when.set(xlabel="ℓ_c, the first of two legible layers", ylabel="prompts", title="When entities appear, plainly read")
+        when.set(
+            xlabel="ℓ_c, the first of two legible layers", ylabel="prompts", title="When entities appear, plainly read"
+        )
         never = f"never contextualized: {(context < 0).sum()} of {len(context)}"
         when.text(0.98, 0.97, never, transform=when.transAxes, ha="right", va="top", fontsize=9, color=NULL_COLOUR)
         when.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -160,9 +218,18 @@ def before_context_figure(context: pd.Series, earlier: Mapping[str, Mapping[str,
             (many, "legible", "Legible in a layer before ℓ_c", "share of prompts"),
             (how, "layers", "How many layers earlier", "layers, mean over prompts"),
         ):
-            _draw_pairs(axes, {component: {method: one[what] for method, one in methods.items()} for component, methods in earlier.items()})
-            counts = {component: next(iter(methods.values()))["n"] for component, methods in earlier.items()}
-            axes.set_xticks(range(len(counts)), [f"{'MLP outputs' if c == 'mlp_output' else 'hidden states'}\n(n = {n})" for c, n in counts.items()])
+            _draw_pairs(
+                axes,
+                {
+                    component: {method: one[what] for method, one in methods.items()}
+                    for component, methods in earlier.items()
+                },
+            )
+            counts = {component: next(iter(methods.values()))["legible"]["n"] for component, methods in earlier.items()}
+            axes.set_xticks(
+                range(len(counts)),
+                [f"{'MLP outputs' if c == 'mlp_output' else 'hidden states'}\n(n = {n})" for c, n in counts.items()],
+            )
             axes.set(title=title, ylabel=label)
             axes.set_ylim(0, None)
         many.set_ylim(0, 1.02)
@@ -170,9 +237,10 @@ def before_context_figure(context: pd.Series, earlier: Mapping[str, Mapping[str,
         handles, labels = many.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
         heading = (
-            f"{model}. ℓ_c: the first layer whose plain hidden state (into layer 0), and the next one's, is similar to the entity's description "
-            f"(above {THRESHOLD:g}, not an echo). n: prompts with a layer before ℓ_c, read up to layer 7. Bars: 95 % intervals over prompts; grey, chance: "
-            "the same readings judged by other prompts' descriptions (95 %)."
+            f"{model}. ℓ_c: the first layer whose plain hidden state (into layer 0), and the next one's, is similar to the "
+            f"entity's description (above {THRESHOLD:g}, not an echo). n: prompts with a layer before ℓ_c, read up to layer "
+            "7. Bars: 95 % intervals of the distance to chance. Grey, chance: the same readings judged by other prompts' "
+            "descriptions, ℓ_c included (95 % of all rotations)."
         )
         figure.suptitle(textwrap.fill(heading, 150), x=0.01, ha="left", fontsize=9.5)
     return figure
