@@ -422,7 +422,9 @@ def _for_readers(notebook: nbformat.NotebookNode, staging: str, folder: str) -> 
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        cell.source = cell.source.replace(f'reuse = "{staging}"\n', "").replace(staging, folder)
+        if "injected-parameters" in cell.metadata.get("tags", []):  # where readings came from changes none of them
+            cell.source = re.sub(r'^reuse = ".*"\n', "", cell.source, flags=re.M)
+        cell.source = cell.source.replace(staging, folder)
         cell.source = cell.source.replace(f"{ROOT}/", "")
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "given"  # else a new random one in every run

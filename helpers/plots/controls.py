@@ -79,7 +79,7 @@ def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[s
             axes.xaxis.set_major_locator(FixedLocator(_apart(ticks)))
             axes.xaxis.set_minor_locator(NullLocator())
             axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes = panels[1, column]
             own = several[(several["component"] == component) & (several["way"] == "amplifiers")].sort_values("tries")
             axes.fill_between(own["tries"], own["null_low"] - own["null"], own["null_high"] - own["null"], color=NULL_COLOUR, alpha=0.22, lw=0,
@@ -100,7 +100,7 @@ def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[s
             axes.axhline(0, color=NULL_COLOUR, lw=1)
             axes.set(xlabel="best of so many tries")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         panels[0, 0].set_ylabel("interpreted, one try each")
         panels[1, 0].set_ylabel("interpreted, above chance\nwith as many tries")
         for axes in panels[:, 0]:
@@ -154,7 +154,7 @@ def scoring_figure(
                 ylim=(0, 1.02),
                 xlim=(0, 0.9),
             )
-            curve.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            curve.yaxis.set_major_formatter(PercentFormatter(1))
             curve.legend(fontsize=8.5, loc="upper right")
             here = variants[variants["component"] == component]
             names = list(dict.fromkeys(here["scored"]))
@@ -168,7 +168,7 @@ def scoring_figure(
             forest.set_yticks(range(len(names)), names, fontsize=9)
             forest.invert_yaxis()
             forest.set(title=f"{_title(component)}: effect by what is scored", xlabel="interpreted, above chance")
-            forest.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            forest.xaxis.set_major_formatter(PercentFormatter(1))
             forest.legend(fontsize=8.5, loc="best")
         figure.suptitle(textwrap.fill(caption, 145), x=0.01, ha="left", fontsize=9.5)
     return figure
@@ -208,7 +208,7 @@ def categories_figure(table: pd.DataFrame, caption: str) -> Figure:
                               label=f"{method} ({'α = 1' if method == 'Patchscopes' else 'best of the amplified'})")  # fmt: skip
             axes.set_yticks(range(len(order)), order)
             axes.set(title=_title(component), xlabel="interpreted")
-            axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
             axes.axhline(1.5, color="#d5dae1", lw=1)
         panels[0, 0].invert_yaxis()
         handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -246,7 +246,7 @@ def stability_figure(table: pd.DataFrame, caption: str) -> Figure:
             axes.axhline(0, color=NULL_COLOUR, lw=1.2)
             axes.set_xticks(range(len(prompts)), prompts)
             axes.set(title=_title(component), xlabel="target prompt (three seeds each)")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         panels[0, 0].set_ylabel("interpreted, above chance")
         handles, labels = panels[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
@@ -316,7 +316,7 @@ def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, caption: str) -> 
         )
         for axes in panels.flat:
             axes.axhline(0, color=NULL_COLOUR, lw=1)
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
         for axes in panels[-1]:
             axes.set_xlabel("relative depth")
         handles, labels = panels[0, 0].get_legend_handles_labels()

@@ -233,7 +233,7 @@ def before_context_figure(context: pd.Series, earlier: Mapping[str, Mapping[str,
             axes.set(title=title, ylabel=label)
             axes.set_ylim(0, None)
         many.set_ylim(0, 1.02)
-        many.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        many.yaxis.set_major_formatter(PercentFormatter(1))
         handles, labels = many.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
         heading = (
