@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from . import InputError
-from .effects import Judged, judge
+from .effects import Judged, effect, judge
 from .experiments import FINE_GRID, MLP_GRID
 from .plans import TargetPrompt
 from .scoring import THRESHOLD, is_echo
@@ -277,17 +277,60 @@ def find_story(rows: pd.DataFrame) -> dict[str, object]:
 
 
 def _random_reading(here: pd.DataFrame, best: pd.Series) -> str:
-    """What a random vector of the MLP output's length says at the same amplifier."""
+    """What a random vector of the MLP output's length says at the same amplifier; "" where none was read."""
     same = here[here["component"].str.startswith("random")].set_index("amplification value")
+    if same.empty:
+        return ""
     return TargetPrompt().first_item(same.loc[best["amplification value"], "result"]).strip()
+
+
+def stories(
+    rows: pd.DataFrame, gold: Mapping[str, str], threshold: float = THRESHOLD
+) -> tuple[dict[str, float], dict | None]:
+    """Figure 1's story over all prompts: in how many it holds in any layer, beside chance, and the best of them.
+
+    Args:
+        rows: the MLP evaluation, and h_PreMLP and hidden states into the same layer (`experiments.every_component`).
+
+    Returns:
+        `effects.effect` of the share of prompts for which it holds, with prompts and holds (their number); and the story
+        (`find_story`) whose amplified MLP output is most similar to the description, None if it holds for none.
+    """
+    keep = {"pre_mlp_residual": (1,), "hidden_state": (1,), "mlp_output": MLP_GRID}
+    same = rows[(rows["target layer"] == rows["layer"]) & rows["source prompt"].isin(gold)].drop_duplicates("id")
+    parts = {c: same[(same["component"] == c) & same["amplification value"].isin(grid)] for c, grid in keep.items()}
+    layers = sorted(set.intersection(*(set(part["layer"]) for part in parts.values())))
+    parts = {c: part[part["layer"].isin(layers)] for c, part in parts.items()}
+    judged = {component: judge(part, gold, echoes=False) for component, part in parts.items()}
+    mlp = judged["mlp_output"]
+    holds = mlp.successes(~mlp.plain, threshold) & ~mlp.successes(mlp.plain, threshold)
+    holds &= ~judged["pre_mlp_residual"].successes() & judged["hidden_state"].successes()
+    of_prompt = holds.any(1)  # (n, n): of prompt i, judged by prompt j's description
+    numbers = effect(mlp, of_prompt[:, None, :]) | {"prompts": len(of_prompt), "holds": int(of_prompt.diagonal().sum())}
+    told = [
+        find_story(pd.concat(part[part["source prompt"] == prompt] for part in parts.values()))
+        for prompt, held in zip(mlp.prompts, of_prompt.diagonal(), strict=True)
+        if held
+    ]
+    return numbers, max(told, key=lambda one: one["steps"]["amplified"]["score gold"], default=None)
+
+
+def stories_sentence(numbers: Mapping[str, float], model: str) -> str:
+    """In how many prompts the story holds, beside chance."""
+    n = numbers["prompts"]
+    certain = "more than chance" if numbers["low"] > 0 and numbers["p_value"] < 0.05 else "within chance"
+    return (
+        f"On {model} the story holds for {numbers['holds']} of {n} prompts in some layer; by chance for {numbers['null'] * n:.1f} "
+        f"({numbers['null_low'] * n:.0f} to {numbers['null_high'] * n:.0f}): {certain}."
+    )
 
 
 def story_sentence(story: Mapping[str, object], model: str) -> str:
     """What Figure 1 shows on a model, or which of its steps fail."""
     if story["holds"]:
         return (
-            f"{model}, layer {story['layer']}: amplified {story['amplifier']:g} times, the MLP output says what neither "
-            f"it nor the residual before it says plainly, and what the hidden state says."
+            f"{model}, “{story['prompt']}”, layer {story['layer']}: amplified {story['amplifier']:g} times, the MLP output says what "
+            f"neither it nor the residual before it says plainly, and what the hidden state says."
         )
     fails = {
         "pre_mlp_residual": "the residual before the MLP is legible already",
@@ -296,4 +339,5 @@ def story_sentence(story: Mapping[str, object], model: str) -> str:
         "hidden_state": "the hidden state is not legible",
     }
     reasons = "; ".join(fails[step] for step in story["missing"])
-    return f"The story does not hold on {model} in any layer; in its best, layer {story['layer']}, {reasons}."
+    where = f"The story of “{story['prompt']}” does not hold on {model} in any layer"
+    return f"{where}; in its best, layer {story['layer']}, {reasons}."

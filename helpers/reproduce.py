@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import base64
 import difflib
 import fcntl
 import hashlib
@@ -27,14 +28,14 @@ from .catalogue import CATALOGUE, is_here
 from .decoding import sampling
 from .experiments import EXPERIMENTS
 from .plans import Plan, make_plan
-from .plots.style import as_jpeg
+from .plots.style import as_jpeg, with_palette
 from .results import evaluations, read_prompts, results_folder, slug, write_atomically
 from .sources import SourceOptions
 
 # In the order that they run: what reads comes after what writes.
 NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
 PAPER = (
-    "story", "guidance", "before_context", "every_component", "amplification_or_tries", "effect_and_scoring",
+    "guidance", "before_context", "every_component", "story", "amplification_or_tries", "effect_and_scoring",
     "elsewhere", "stability",
 )  # fmt: skip
 ON_REQUEST = (*PAPER, "model_sizes", "can_it_speak")
@@ -48,7 +49,7 @@ NEED_EVALUATIONS = (
 FIXED = {"can_it_speak": {"components": "hidden_state", "amplifiers": 1, "target_layer": 0}}  # not its parameters
 QUICK = {"num_prompts": 8, "layers": "1,4,7"}
 STUDY_DTYPES = {"qwen2.5-coder-0.5b": "bfloat16", "qwen2.5-coder-1.5b": "bfloat16"}  # float32 would take hours
-LEAD = "qwen2.5-coder-1.5b"  # the model on which the effect is clearest: its story is Superscopes.jpg
+LEAD = "qwen2.5-coder-1.5b"  # the model on which the effect is clearest: its best story is Superscopes.jpg
 TEXT_TOO = ("token", "target_layer")  # parameters that take a number or a text
 SOURCE = {field.name: field.default for field in fields(SourceOptions)}  # names that go into source_options
 START_SECONDS = 20  # of a notebook: its kernel, the imports, the models
@@ -165,7 +166,7 @@ def study(settings: list[str]) -> int:
     threshold = [one for one in settings if one.startswith("threshold=")]
     codes["model_sizes"] = reproduce(threshold, None, False, ("model_sizes",))
     if LEAD in models:
-        as_jpeg(results_folder(LEAD) / "story.png", ROOT / "Superscopes.jpg")
+        as_jpeg(results_folder(LEAD) / "story_best.png", ROOT / "Superscopes.jpg")
     through.unlink()
     return max(codes.values())
 
@@ -201,6 +202,9 @@ def _places(notebook: str, parameters: dict, staging: Path, made_before: Path) -
     places = {}
     if notebook in NEED_EVALUATIONS and not parameters["results"]:
         places["results"] = [str(path) for path in evaluations(made_before)]
+    if notebook == "story" and not parameters["results"]:  # over all prompts, where they have been read
+        files = [made_before / name for name in ("mlp_output.csv", "every_component.csv.gz")]
+        places["results"] = [str(path) for path in files if all(one.is_file() for one in files)]
     if "reuse" in parameters and not parameters["reuse"]:
         places["reuse"] = str(staging)
     return places
@@ -430,6 +434,8 @@ def _for_readers(notebook: nbformat.NotebookNode, staging: str, folder: str) -> 
             cell.id = "given"  # else a new random one in every run
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for shown in (output.data for output in cell.outputs if "image/png" in output.get("data", {})):
+                shown["image/png"] = base64.b64encode(with_palette(base64.b64decode(shown["image/png"]))).decode()
     return notebook
 
 

@@ -84,10 +84,10 @@ def test_what_the_page_says_of_the_tables_is_so():
 
 def test_the_pictures_are_of_the_lead_model():
     assert f"data/{LEAD}/layer_success.png" in README and "](Superscopes.jpg)" in README
-    with Image.open(ROOT / "data" / LEAD / "story.png") as story, Image.open(ROOT / "Superscopes.jpg") as picture:
+    with Image.open(ROOT / "data" / LEAD / "story_best.png") as story, Image.open(ROOT / "Superscopes.jpg") as picture:
         assert story.size == picture.size
         difference = ImageChops.difference(story.convert("RGB"), picture)
-        assert np.asarray(difference).mean() < 3, "Superscopes.jpg is not the lead model's story.png"
+        assert np.asarray(difference).mean() < 3, "Superscopes.jpg is not the lead model's story_best.png"
 
 
 def test_sizes_are_what_data_says():

@@ -27,6 +27,7 @@ from helpers.reproduce import (
 from helpers.results import read_results
 from helpers.superscopes import ROW_COLUMNS
 
+LEAD_HERE = "smollm2-135m"
 DEFAULTS = {name: read_parameters(name) for name in NOTEBOOKS}
 
 
@@ -234,3 +235,20 @@ def test_notebooks_keep_the_house_rules(name):
 def test_wrong_parameters_raise_in_the_helpers_too():
     with pytest.raises(InputError):
         plans_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"] | {"layers": "1-40x"})
+
+
+@pytest.mark.slow
+def test_a_study_runs_every_model_that_is_here(tmp_path, capfd, monkeypatch):
+    """The default model alone, few prompts; results in a folder of the test's own."""
+    pictures = []
+    monkeypatch.setattr("helpers.reproduce.results_folder", lambda model, *where, **options: tmp_path / model)
+    monkeypatch.setattr("helpers.reproduce.is_here", lambda alias: alias == LEAD_HERE)
+    monkeypatch.setattr("helpers.reproduce.LEAD", LEAD_HERE)
+    monkeypatch.setattr("helpers.reproduce.as_jpeg", lambda picture, path: pictures.append((picture, path.name)))
+    assert main(["--study", "num_prompts=6", "layers=1,3"]) == 0
+    said = capfd.readouterr().out
+    assert "1 of 4 catalogue models are here: smollm2-135m" in said and "== smollm2-135m" in said
+    assert (tmp_path / LEAD_HERE / "stability_found.json").is_file()
+    assert (tmp_path / "model_sizes" / "model_sizes.png").is_file()
+    assert pictures == [(tmp_path / LEAD_HERE / "story_best.png", "Superscopes.jpg")]
+    assert not list((ROOT / "runs").glob("study-*")) and not list((ROOT / "runs").glob("smollm2-135m-*"))

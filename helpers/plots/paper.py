@@ -18,14 +18,17 @@ INK = "#1f2933"
 PAPER = "#f6f7f9"
 
 
-def story_picture(story: Mapping[str, object], tokens: Sequence[str], model: str, gold: str, sentence: str) -> Figure:
+def story_picture(
+    story: Mapping[str, object], tokens: Sequence[str], model: str, gold: str, control: str, sentence: str = ""
+) -> Figure:
     """Figure 1 of the paper, from a real run: h_PreMLP → mlp → amplified mlp → + → h, and what each says.
 
     Args:
         story: of `context.find_story`.
         tokens: of its prompt.
         gold: the description that "legible" is judged by.
-        sentence: of `context.story_sentence`; on the picture where the story doesn't hold.
+        control: what chance does.
+        sentence: last, in bold: that the story doesn't hold, or how often it does.
     """
     steps = story["steps"]
     with plt.rc_context(STYLE):
@@ -82,21 +85,11 @@ def story_picture(story: Mapping[str, object], tokens: Sequence[str], model: str
 
         axes.plot([0.4, 11.6], [1.22, 1.22], color="#d5dae1", lw=1)
         asked = "Each vector takes the place of x in “Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: … , x”, and the model goes on writing."
-        judged = (
-            f"Legible: similarity to “{gold}” above {THRESHOLD:g}, and not an echo. "
-            f"Control: {story['random legible']} of {story['random readings']} amplified random vectors as long are legible."
-        )
+        judged = f"Legible: similarity to “{gold}” above {THRESHOLD:g}, and not an echo. {control}"
+        colour = INK if story["holds"] else COLOURS["Patchscopes"]
         axes.text(0.4, 0.93, asked, fontsize=9.6, color=INK, va="center")
         axes.text(0.4, 0.62, judged, fontsize=9.6, color=INK, va="center")
-        axes.text(
-            0.4,
-            0.29,
-            "" if story["holds"] else sentence,
-            fontsize=9.6,
-            color=COLOURS["Patchscopes"],
-            va="center",
-            weight="bold",
-        )
+        axes.text(0.4, 0.29, sentence, fontsize=9.6, color=colour, va="center", weight="bold")
     return figure
 
 
