@@ -380,7 +380,7 @@ def size_sentences(table: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
             papers = f" The paper's 13 B model: {_percent(means['Superscopes'])} and {_percent(means['Patchscopes'])}."
         grows = "rises" if steady["Superscopes"] else "does not rise"
         sentences.append(
-            f"{_capital(component)}, interpreted above chance in source layers 1–7, from {models[0]} to {models[-1]} ({', '.join(models)}): "
+            f"{_capital(component)}, interpreted above chance in source layers 1–7, on {', '.join(models)}: "
             f"{'. '.join(one[0].upper() + one[1:] for one in said)}.{papers} Among ours the amplified effect {grows} with every "
             f"step of size (by point estimates; layers 1–7 reach different depths)."
         )
