@@ -59,7 +59,7 @@ def items_table(model: str = LEAD) -> list[str]:
     effects = effects[effects["method"] == "Superscopes"].set_index(["component", "target"])
     single = pd.read_csv(ROOT / "data" / model / "amplification_or_tries_found.csv")
     single = single[(single["vector"] == "own") & (single["component"] == "mlp_output")]
-    best = single.loc[single["effect"].idxmax()]
+    alone = single.loc[single["effect"].idxmax()]
     elsewhere = pd.read_csv(ROOT / "data" / model / "elsewhere_found.csv")
     elsewhere = elsewhere[
         (elsewhere["method"] == "Superscopes") & (elsewhere["category"] == "all, by others of the category")
@@ -69,7 +69,7 @@ def items_table(model: str = LEAD) -> list[str]:
     runs = runs[(runs["method"] == "Superscopes") & (runs["component"] == "mlp_output")]["effect"]
     reading = story["steps"]["amplified"]["reading"]
     legible = {c: one["Superscopes"]["legible"] for c, one in earlier.items()}
-    number = {c: one["Superscopes"]["n"] for c, one in earlier.items()}
+    number = {c: one["Superscopes"]["legible"]["n"] for c, one in earlier.items()}
     layers = earlier["hidden_state"]["Superscopes"]["layers"]
     scale = forms.loc["mlp_output"]
     lines = [
@@ -114,7 +114,7 @@ def items_table(model: str = LEAD) -> list[str]:
         ),
         (
             "§4.1, the best single α",
-            f"{best['amplifier']:g}: {percent(best)} above chance",
+            f"{alone['amplifier']:g}: {percent(alone)} above chance",
             "by hand",
             "amplification_or_tries",
         ),

@@ -144,8 +144,14 @@ def scoring_figure(
                     label=f"chance for {method} (95 %)",
                     **band,
                 )
-                curve.plot(table["threshold"], table["rate"], color=COLOURS[method], lw=2, ls="-" if amplified else "--",
-                           label=f"{method}; area over chance {table.attrs['area']:.3f}")  # fmt: skip
+                curve.plot(
+                    table["threshold"], table["rate"], color=COLOURS[method], lw=2, ls="-" if amplified else "--"
+                )
+                area = f"{method}: area over chance {table.attrs['area']:.3f}"
+                y = 0.97 if amplified else 0.9
+                curve.text(
+                    0.98, y, area, transform=curve.transAxes, color=COLOURS[method], ha="right", va="top", fontsize=8.5
+                )
             curve.axvline(0.3, color=NULL_COLOUR, lw=1, ls=":")
             curve.set(
                 xlabel="threshold of similarity (the paper's: 0.3)",
@@ -155,7 +161,6 @@ def scoring_figure(
                 xlim=(0, 0.9),
             )
             curve.yaxis.set_major_formatter(PercentFormatter(1))
-            curve.legend(fontsize=8.5, loc="upper right")
             here = variants[variants["component"] == component]
             names = list(dict.fromkeys(here["scored"]))
             for method, offset in (("Patchscopes", -0.13), ("Superscopes", 0.13)):
@@ -169,7 +174,10 @@ def scoring_figure(
             forest.invert_yaxis()
             forest.set(title=f"{_title(component)}: effect by what is scored", xlabel="interpreted, above chance")
             forest.xaxis.set_major_formatter(PercentFormatter(1))
-            forest.legend(fontsize=8.5, loc="best")
+        handles, labels = (forest_part + curve_part for forest_part, curve_part in zip(
+            forest.get_legend_handles_labels(), curve.get_legend_handles_labels(), strict=True))  # fmt: skip
+        labels = ["chance, the method's (95 %)" if label == "by chance (95 %)" else label for label in labels]
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8.5)
         figure.suptitle(textwrap.fill(caption, 145), x=0.01, ha="left", fontsize=9.5)
     return figure
 
