@@ -160,7 +160,7 @@ def test_cost(lm):
 def test_check_makes_a_page_and_prints_the_verdict(tmp_path, capfd):
     assert main(["--only", "can_it_speak", "layers=0,4", "max_new_tokens=6", f"out_dir={tmp_path}"]) == 0
     said = capfd.readouterr().out
-    assert "48 hidden_state interpretations" in said and "It can speak" in said and "of 24 entities" in said
+    assert "48 can_it_speak interpretations" in said and "It can speak" in said and "of 24 entities" in said
     rows = read_results(tmp_path / "can_it_speak.csv")
     assert len(rows) == 48 and rows["score gold"].notna().all() and set(rows["target layer"]) == {0}
     about = json.loads((tmp_path / "can_it_speak.json").read_text())
