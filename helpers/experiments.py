@@ -73,12 +73,13 @@ def before_context(
     prompts: Sequence[str],
     hidden_walkthroughs: Sequence[str] = (),
     fine_amplifiers: Sequence[float] = (1.3, 1.5, 1.7, 1.9, *range(2, 22)),
+    walkthrough_layers: str = "0-7",
     **shared,
 ) -> list[Plan]:
     """Tables 1–3: plain readings in every layer, for ℓ_c; layer 0, which the evaluations leave out; fine amplifiers.
 
     Args:
-        hidden_walkthroughs: prompts of Table 3, in layers 0–7 with the fine amplifiers as well.
+        hidden_walkthroughs: prompts of Table 3, in `walkthrough_layers` (0 and up) with the fine amplifiers as well.
     """
     plans = [
         make_plan(
@@ -89,7 +90,8 @@ def before_context(
     if others := [prompt for prompt in prompts if prompt not in hidden_walkthroughs]:
         plans.append(make_plan(others, "hidden_state", 0, FINE_GRID[1:], target_layer=0, **shared))
     if hidden_walkthroughs:
-        plans.append(make_plan(hidden_walkthroughs, "hidden_state", "0-7", fine_amplifiers, target_layer=0, **shared))
+        settings = {"layers": walkthrough_layers, "amplifiers": fine_amplifiers, "target_layer": 0} | shared
+        plans.append(make_plan(hidden_walkthroughs, "hidden_state", **settings))
     return plans
 
 

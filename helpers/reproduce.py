@@ -377,7 +377,9 @@ def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
 def _parse(name: str, text: str, default: object) -> object:
     """One value; numbers are plain ones (not nan, 1_000 or 007), lists are separated by commas."""
     if isinstance(default, list):
-        items = [item.strip() for item in text.strip().removeprefix("[").removesuffix("]").split(",")]
+        text = text.strip()
+        text = text[1:-1] if text.startswith("[") and text.endswith("]") else text  # mlp_sum[1-3] ends in one, too
+        items = [item.strip() for item in text.split(",")]
         return [_as_path(name, _number_or_text(item)) for item in items if item]
     if name in TEXT_TOO:
         return _number_or_text(text)

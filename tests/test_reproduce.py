@@ -174,7 +174,8 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny_folder, tmp_p
 @pytest.mark.slow
 def test_every_notebook_of_the_paper_on_a_model_that_knows_nothing(tiny_folder, tmp_path, capfd):
     """Random weights: each notebook runs through, writes what it says, and claims no effect."""
-    assert main(["--all", "--model", str(tiny_folder), "num_prompts=10", "layers=1,2", f"out_dir={tmp_path}"]) == 0
+    settings = ["num_prompts=10", "layers=1,2", "sums=mlp_sum[1-2]", "walkthrough_layers=0-2", f"out_dir={tmp_path}"]
+    assert main(["--all", "--model", str(tiny_folder), *settings]) == 0
     said = capfd.readouterr().out
     assert "does not hold on tiny-llama" in said and "no gain that is certain" in said
     for name in NOTEBOOKS + PAPER:
@@ -211,6 +212,9 @@ def test_settings_take_the_kind_of_the_default():
     }  # fmt: skip
     assert parse_settings(["token=-2", "results=a.csv,b.csv"], DEFAULTS) == {"token": -2, "results": ["a.csv", "b.csv"]}
     assert parse_settings(['token="5"'], DEFAULTS) == {"token": "5"}
+    sums = {"sums": ["mlp_sum[1-3]", "mlp_sum[2-4]"]}
+    for text in ("mlp_sum[1-3],mlp_sum[2-4]", "[mlp_sum[1-3], mlp_sum[2-4]]"):
+        assert parse_settings([f"sums={text}"], {"every_component": read_parameters("every_component")}) == sums
     source = {"revision": "v1.0", "device_map": "auto", "allow_pickle": True}
     settings = ["revision=v1.0", "device_map=auto", "allow_pickle=true"]
     assert parse_settings(settings, DEFAULTS) == {"source_options": source}
