@@ -10,6 +10,12 @@ from torch import Tensor
 from . import InputError
 
 COMPONENTS = ("mlp_output", "hidden_state", "pre_mlp_residual", "attention_output")  # what a block is recorded by
+IN_WORDS = {
+    "mlp_output": "MLP outputs",
+    "hidden_state": "hidden states",
+    "pre_mlp_residual": "residuals before the MLP",
+    "attention_output": "attention outputs",
+}
 ALLOWED = f"expected {', '.join(COMPONENTS)}, guidance, mlp_sum[a-b], random[one of the first four], zero or none"
 
 
@@ -79,6 +85,12 @@ def parse_component(name: str) -> Component:
         if (found := re.fullmatch(r"mlp_sum\[(\d+)-(\d+)\]", name)) and int(found[1]) <= int(found[2]):
             return Component("mlp_sum", blocks=(int(found[1]), int(found[2])))
     raise InputError("components", name, ALLOWED)
+
+
+def title(name: str) -> str:
+    """A component as a title or a sentence begins with it."""
+    words = IN_WORDS.get(name, name)
+    return words[0].upper() + words[1:]
 
 
 def as_seed(key: str) -> int:

@@ -33,8 +33,7 @@ def contextualized(rows: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Serie
     legible = plain.assign(legible=is_legible(plain, threshold)).pivot(
         index="source prompt", columns="layer", values="legible"
     )
-    both = legible.to_numpy()[:, :-1] & legible.to_numpy()[:, 1:]
-    first = np.where(both.any(1), legible.columns.to_numpy()[both.argmax(1)], NEVER)
+    first = _first_of_two(legible.to_numpy(), legible.columns.to_numpy())
     return pd.Series(first, legible.index)[plain["source prompt"].unique()].rename("ℓ_c")
 
 
@@ -44,9 +43,13 @@ def context_by_judge(plain: Judged, threshold: float = THRESHOLD) -> np.ndarray:
     Args:
         plain: readings of hidden_state into layer 0 at α = 1, in all layers, judged by gold without echoes.
     """
-    legible = plain.successes(plain.plain, threshold)  # (n, layers, n)
+    return _first_of_two(plain.successes(plain.plain, threshold), np.array(plain.layers))
+
+
+def _first_of_two(legible: np.ndarray, layers: np.ndarray) -> np.ndarray:
+    """(n, …) the first layer at which, and at the next one, a reading of (n, layers, …) is legible; NEVER if none."""
     both = legible[:, :-1] & legible[:, 1:]
-    return np.where(both.any(1), np.array(plain.layers)[both.argmax(1)], NEVER)
+    return np.where(both.any(1), layers[both.argmax(1)], NEVER)
 
 
 def layers_earlier(judged: Judged, which: np.ndarray, context: np.ndarray, threshold: float = THRESHOLD) -> np.ndarray:
@@ -264,7 +267,7 @@ def find_story(rows: pd.DataFrame) -> dict[str, object]:
         stories.append({
             "prompt": best["source prompt"], "token": best["token"].strip(), "layer": int(layer),
             "target layer": int(best["target layer"]), "amplifier": float(best["amplification value"]),
-            "holds": not missing, "missing": missing, "steps": steps, "random": _random_reading(here, best),
+            "holds": not missing, "missing": missing, "steps": steps,
         })  # fmt: skip
     random = rows[rows["component"].str.startswith("random") & (rows["amplification value"] != 1)]
     for one in stories:  # the control has as many tries as the story was chosen from
@@ -274,14 +277,6 @@ def find_story(rows: pd.DataFrame) -> dict[str, object]:
         stories,
         key=lambda one: (*(step in one["missing"] for step in told_best), -one["steps"]["amplified"]["score gold"]),
     )
-
-
-def _random_reading(here: pd.DataFrame, best: pd.Series) -> str:
-    """What a random vector of the MLP output's length says at the same amplifier; "" where none was read."""
-    same = here[here["component"].str.startswith("random")].set_index("amplification value")
-    if same.empty:
-        return ""
-    return TargetPrompt().first_item(same.loc[best["amplification value"], "result"]).strip()
 
 
 def stories(

@@ -9,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from . import ROOT, InputError
 from .catalogue import CATALOGUE
+from .components import IN_WORDS, title
 from .effects import Judged, chosen_on_half, effect, gain, judge, tests_by_layer
 from .experiments import GRIDS, TARGETS
 from .plans import TargetPrompt, parse_layers
@@ -16,12 +17,6 @@ from .results import json_of, read_results
 from .scoring import THRESHOLD, is_echo, success_counts
 
 METHODS = ("Patchscopes", "Superscopes")
-LABELS = {
-    "mlp_output": "MLP outputs",
-    "hidden_state": "hidden states",
-    "pre_mlp_residual": "residuals before the MLP",
-    "attention_output": "attention outputs",
-}
 SCORED = {  # a name -> first item only, by the description, with echoes
     "whole, by the prompt (the paper's way)": (False, False, True),
     "whole, by the prompt, no echoes": (False, False, False),
@@ -117,22 +112,22 @@ def gain_sentence(component: str, gains: Mapping) -> str:
     """How much of the gain of amplified readings is amplification, and how much more tries."""
     total, beyond, alone = gains["total"], gains["beyond"], gains["alone"]
     sentence = (
-        f"{_capital(component)}: the best of {gains['tries']} amplified readings interprets {_points(total)} more of the "
-        f"(prompt, layer) pairs, above chance, than one plain reading"
+        f"{title(component)}: the best of {gains['tries']} amplified readings beside one plain reading, in (prompt, "
+        f"layer) pairs above chance: {_points(total)}"
     )
     many = f"{gains['tries']} plain readings ({gains['rival']}, the better of two kinds here)"
     if total["low"] <= 0:
-        sentence += ": no gain that is certain."
+        sentence += ", no gain that is certain."
     elif beyond["low"] > 0:
         share = beyond["gain"] / total["gain"]
         all_of_it = "all of the gain" if share >= 1 else f"about {100 * share:.0f} % of the gain"
-        sentence += f"; than {many}, {_points(beyond)} more: {all_of_it} is amplification."
+        sentence += f"; beside {many}, {_points(beyond)}: {all_of_it} is amplification."
     else:
-        sentence += f"; than {many}, {_points(beyond)} more: none of the gain is certain to be amplification."
+        sentence += f"; beside {many}, {_points(beyond)}: none of the gain is certain to be amplification."
     differs = "more" if alone["low"] > 0 else "fewer" if alone["high"] < 0 else "no certain difference"
     return (
-        f"{sentence} One amplified reading (α chosen on other prompts, mostly {gains['amplifier']:g}) against one plain, "
-        f"above chance: {_points(alone)}, {differs}."
+        f"{sentence} One amplified reading (α chosen on other prompts, mostly {gains['amplifier']:g}) beside one plain: "
+        f"{_points(alone)}, {differs}."
     )
 
 
@@ -191,7 +186,7 @@ def stability_effects(rows: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
 def stability_sentences(table: pd.DataFrame) -> list[str]:
     """The spread of each method's effect over the runs."""
     return [
-        f"{_capital(component)}, {method}: {_percent(runs['effect'].mean())} above chance on average, from "
+        f"{title(component)}, {method}: {_percent(runs['effect'].mean())} above chance on average, from "
         f"{_percent(runs['effect'].min())} to {_percent(runs['effect'].max())} (SD {_percent(runs['effect'].std())}); the interval "
         f"is above chance in {(runs['low'] > 0).sum()} of {len(runs)} runs."
         for (component, method), runs in table.groupby(["component", "method"], sort=False)
@@ -207,7 +202,7 @@ def category_sentences(table: pd.DataFrame) -> list[str]:
         each = at.drop(index=["all, by others of the category", "all, by any other"])
         above = ((multipletests(each["p_value"], method="holm")[1] < 0.05) & (each["low"] > 0)).sum()
         sentences.append(
-            f"{_capital(component)}, {method}: {_percent(within['rate'])} of (entity, layer) pairs interpreted; "
+            f"{title(component)}, {method}: {_percent(within['rate'])} of (entity, layer) pairs interpreted; "
             f"{_percent(any_other['effect'])} more than by chance of any other entity, {_with_interval(within)} more than by "
             f"chance of others of the category; above the latter in {above} of {len(each)} categories (Holm)."
         )
@@ -262,7 +257,7 @@ def component_sentences(table: pd.DataFrame) -> list[str]:
         rows = table[(table["method"] == method)].sort_values("effect", ascending=False, kind="stable")
         above = rows[(rows["p_holm"] < 0.05) & (rows["low"] > 0)]
         named = "; ".join(
-            f"{LABELS.get(row.component, row.component)} {'into the same layer' if row.target == 'same' else 'into layer 0'} "
+            f"{IN_WORDS.get(row.component, row.component)} {'into the same layer' if row.target == 'same' else 'into layer 0'} "
             f"{_percent(row.effect)} ({_percent(row.low)} to {_percent(row.high)})"
             for row in above.itertuples()
         )
@@ -280,7 +275,7 @@ def effect_sentences(
         above = ((rows["low"] > 0) & (rows["p_value"] < 0.05)).sum()
         mine = echoes[(echoes["component"] == component) & (echoes["method"] == method)].iloc[0]
         sentences.append(
-            f"{_capital(component)}, {method}: {_with_interval(papers)} above chance the paper's way; from "
+            f"{title(component)}, {method}: {_with_interval(papers)} above chance the paper's way; from "
             f"{_percent(rows['effect'].min())} to {_percent(rows['effect'].max())} over {len(rows)} ways to score, above chance in "
             f"{above}. Area between method and chance over all thresholds {curves[component][method].attrs['area']:.3f}. "
             f"{mine['echoes']} of {mine['success']} successful readings are echoes."
@@ -380,16 +375,11 @@ def size_sentences(table: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
             papers = f" The paper's 13 B model: {_percent(means['Superscopes'])} and {_percent(means['Patchscopes'])}."
         grows = "rises" if steady["Superscopes"] else "does not rise"
         sentences.append(
-            f"{_capital(component)}, interpreted above chance in source layers 1–7, on {', '.join(models)}: "
+            f"{title(component)}, interpreted above chance in source layers 1–7, on {', '.join(models)}: "
             f"{'. '.join(one[0].upper() + one[1:] for one in said)}.{papers} Among ours the amplified effect {grows} with every "
             f"step of size (by point estimates; layers 1–7 reach different depths)."
         )
     return sentences
-
-
-def _capital(component: str) -> str:
-    name = LABELS.get(component, component)
-    return name[0].upper() + name[1:]
 
 
 def _percent(share: float) -> str:
@@ -402,4 +392,4 @@ def _with_interval(one: Mapping[str, float]) -> str:
 
 def _points(one: Mapping[str, float]) -> str:
     """A gain in percentage points, with its interval."""
-    return f"{100 * one['gain']:.1f} points ({100 * one['low']:.1f} to {100 * one['high']:.1f})"
+    return f"{100 * one['gain']:+.1f} points ({100 * one['low']:.1f} to {100 * one['high']:.1f})"

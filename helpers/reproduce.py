@@ -26,10 +26,10 @@ import papermill
 from . import ROOT, InputError
 from .catalogue import CATALOGUE, is_here
 from .decoding import sampling
-from .experiments import EXPERIMENTS
+from .experiments import EXPERIMENTS, GRIDS
 from .plans import Plan, make_plan
 from .plots.style import as_jpeg, with_palette
-from .results import evaluations, read_prompts, results_folder, slug, write_atomically
+from .results import check_comparable, evaluations, read_prompts, results_folder, slug, write_atomically
 from .sources import SourceOptions
 
 # In the order that they run: what reads comes after what writes.
@@ -46,6 +46,7 @@ NEED_EVALUATIONS = (
     "amplification_or_tries",
     "effect_and_scoring",
 )
+COMPARE = ("before_context", "every_component", "amplification_or_tries")  # evaluations with readings of their own
 FIXED = {"can_it_speak": {"components": "hidden_state", "amplifiers": 1, "target_layer": 0}}  # not its parameters
 QUICK = {"num_prompts": 8, "layers": "1,4,7"}
 STUDY_DTYPES = {"qwen2.5-coder-0.5b": "bfloat16", "qwen2.5-coder-1.5b": "bfloat16"}  # float32 would take hours
@@ -104,6 +105,7 @@ def reproduce(
     name, options, folder, parameters, defaults = _settle(settings, model, quick, notebooks)
     if len(notebooks) == 1:
         _places(notebooks[0], parameters[notebooks[0]], folder, folder)  # is there what it reads?
+    _check_together(parameters)
     fingerprint = _announce(name, options, parameters)
     _check_writable(folder)
 
@@ -191,6 +193,23 @@ def _settle(
     options = given.get("source_options", {})
     quick_folder = f"runs/quick/{slug(name, **options)}" if quick else ""
     return name, options, results_folder(name, given.get("out_dir") or quick_folder, **options), parameters, defaults
+
+
+def _check_together(parameters: dict[str, dict]) -> None:
+    """Whether the evaluations of a run can be compared with its controls: before anything is computed.
+
+    Raises:
+        InputError: a setting that only the evaluations have, or an amplifier that they lack.
+    """
+    compared = [given for name, given in parameters.items() if name in COMPARE]
+    for name, given in parameters.items():
+        if compared and name.endswith("_evaluation"):
+            [plan] = plans_of(name, given)
+            check_comparable(plan.describe(), compared[0]["max_new_tokens"])
+            [component] = plan.components
+            if missing := set(GRIDS[component]) - set(plan.amplifiers):
+                why = f"lacks {sorted(missing)} for {component}; methods are compared on {GRIDS[component]}"
+                raise InputError("amplifiers", list(plan.amplifiers), why)
 
 
 def _places(notebook: str, parameters: dict, staging: Path, made_before: Path) -> dict:

@@ -87,27 +87,31 @@ def read_gold(path: str | Path, num_prompts: int = 0) -> dict[str, str]:
     Raises:
         InputError: as `read_prompts`; a blank description.
     """
-    prompts = read_prompts(path, num_prompts)
-    table = pd.read_csv(ROOT / Path(path).expanduser(), keep_default_na=False, dtype=str, encoding="utf-8-sig")
-    if "gold" not in table:
-        return {}
-    golds = table["gold"].tolist()[: len(prompts)]
-    if blank := [row for row, gold in enumerate(golds, start=1) if not gold.strip()]:
-        raise InputError("prompts", str(path), f"row {blank[0]} has no gold description")
-    return dict(zip(prompts, golds, strict=True))
+    return _read_beside(path, "gold", num_prompts) or {}
 
 
 def read_categories(path: str | Path) -> dict[str, str]:
     """Prompt -> its category, from a CSV with the columns `prompt` and `category`.
 
     Raises:
-        InputError: as `read_prompts`; no column `category`.
+        InputError: as `read_prompts`; no column `category`, or a blank one.
     """
-    prompts = read_prompts(path)
+    found = _read_beside(path, "category")
+    if found is None:
+        raise InputError("prompts", str(path), "no column 'category', by which chance is made")
+    return found
+
+
+def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[str, str] | None:
+    """Prompt -> what a column says of it; None if there is no such column."""
+    prompts = read_prompts(path, num_prompts)
     table = pd.read_csv(ROOT / Path(path).expanduser(), keep_default_na=False, dtype=str, encoding="utf-8-sig")
-    if "category" not in table:
-        raise InputError("prompts", str(path), f"no column 'category'; its columns are {', '.join(table)}")
-    return dict(zip(prompts, table["category"], strict=True))
+    if column not in table:
+        return None
+    said = table[column].tolist()[: len(prompts)]
+    if blank := [row for row, text in enumerate(said, start=1) if not text.strip()]:
+        raise InputError("prompts", str(path), f"row {blank[0]} has no {column}")
+    return dict(zip(prompts, said, strict=True))
 
 
 def save_results(rows: pd.DataFrame, path: str | Path) -> None:
@@ -177,31 +181,51 @@ def read_evaluations(paths: str | Path | Sequence[str | Path], beside: dict) -> 
         beside: `.attrs` of those readings.
 
     Raises:
-        InputError: no JSON beside a file; another model, dtype or version of the method; another token, decoding,
-            length or target prompt, or not the place that the paper patches.
+        InputError: no JSON beside a file; another model, dtype or version of the method; or as `check_comparable`.
     """
-    wanted_model = {key: beside["model"][key] for key in ("fingerprint", "dtype", "attention")}
     plan = (beside.get("plans") or [beside["plan"]])[0]
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         file = json_of(ROOT / Path(path).expanduser())
         if not file.is_file():
             raise InputError("results", str(path), "has no JSON beside it that says what it was made with")
         about = json.loads(file.read_text(encoding="utf-8"))
-        component = (about["plan"]["components"] or [""])[0]
-        wanted = {
-            "method_version": METHOD_VERSION,
-            **wanted_model,
-            "token": [-1],
-            "decoding": "greedy",
-            "max_new_tokens": plan["max_new_tokens"],
-            "target prompt": PAPER_TARGET_PROMPT,
-            "target_layer": {"mlp_output": ["same"], "hidden_state": [0]}.get(component),
-        }
-        given = about | about["model"] | about["plan"] | {"target prompt": about["plan"]["target_prompt"]["text"]}
-        if wrong := [key for key, value in wanted.items() if given[key] != value]:
-            why = f"made with {wrong[0]}={given[wrong[0]]!r}; what it is compared with, with {wanted[wrong[0]]!r}"
-            raise InputError("results", str(path), why)
+        for key in ("fingerprint", "dtype", "attention"):
+            if about["model"][key] != beside["model"][key]:
+                why = (
+                    f"made with {key}={about['model'][key]!r}, what it is compared with, with {beside['model'][key]!r}"
+                )
+                raise InputError("results", str(path), why)
+        if about["method_version"] != METHOD_VERSION:
+            raise InputError(
+                "results", str(path), f"of version {about['method_version']} of the method, not {METHOD_VERSION}"
+            )
+        check_comparable(about["plan"], plan["max_new_tokens"])
     return read_results(paths)
+
+
+def check_comparable(plan: dict, max_new_tokens: int) -> None:
+    """Whether an evaluation can stand beside the controls, which read the last token, greedily, as the paper does.
+
+    Args:
+        plan: of the evaluation, as `Plan.describe` tells it.
+        max_new_tokens: of the controls.
+
+    Raises:
+        InputError: names the setting.
+    """
+    [component] = plan["components"]
+    wanted = {
+        "token": [-1],
+        "target_layer": {"mlp_output": ["same"], "hidden_state": [0]}.get(component),
+        "decoding": "greedy",
+        "max_new_tokens": max_new_tokens,
+        "target_prompt": PAPER_TARGET_PROMPT,
+    }
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
+    given["target_prompt"] = given["target_prompt"]["text"]
+    for name, value in wanted.items():
+        if given[name] != value:
+            raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
 
 
 def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -211,7 +211,7 @@ def sweep(
     if not all(isinstance(plan, Plan) for plan in plans):
         plans = [make_plan(prompts, *settings, **more_settings)]
     started = time.monotonic()
-    rows_of = [len(plan.items(lm)) for plan in plans]
+    rows_of = [len(plan.items(lm)) for plan in plans] if progress else []
     batches = []
     for number, plan in enumerate(plans):
         before, total = sum(rows_of[:number]), sum(rows_of)

@@ -77,6 +77,9 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
     [
         (["modle=x"], "setting='modle': unknown; did you mean 'model'? known: model, dtype"),
         (["layers"], "setting='layers': expected NAME=VALUE"),
+        (["--all", "target_layer=0"], "target_layer=[0]: what mlp_output is compared with was read with ['same']"),
+        (["--all", "temperature=0.6"], "decoding={'temperature': 0.6, 'top_p': 0.9}: what mlp_output is compared"),
+        (["--all", "amplifiers=1,4"], "amplifiers=[1.0, 4.0]: lacks [3, 6, 9, 12, 15] for mlp_output"),
         (["--study", "--quick"], "--study='--quick': goes with neither"),
         (["--only", "figure3"], "--only='figure3': expected one of mlp_output_evaluation"),
         (["revison=main"], "setting='revison': unknown; did you mean 'revision'?"),

@@ -10,14 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from .style import COLOURS, NULL_COLOUR, STYLE
+from ..components import IN_WORDS, title
+from .style import COLOURS, MARKERS, METHODS, NULL_COLOUR, STYLE
 
-NAMES = {
-    "mlp_output": "MLP outputs",
-    "hidden_state": "hidden states",
-    "pre_mlp_residual": "residuals before the MLP",
-    "attention_output": "attention outputs",
-}
 WAYS = {  # of reading a vector several times -> colour, line, marker
     "amplifiers": (COLOURS["Superscopes"], "-", "o"),
     "target prompts": (COLOURS["Patchscopes"], "-", "s"),
@@ -74,7 +69,7 @@ def tries_figure(single: pd.DataFrame, several: pd.DataFrame, targets: Mapping[s
             axes.set(
                 xscale="log",
                 xlabel="amplifier α",
-                title=f"{NAMES[component].capitalize().replace('Mlp', 'MLP')}, {into(targets[component])}",
+                title=f"{title(component)}, {into(targets[component])}",
             )
             axes.xaxis.set_major_locator(FixedLocator(_apart(ticks)))
             axes.xaxis.set_minor_locator(NullLocator())
@@ -156,7 +151,7 @@ def scoring_figure(
             curve.set(
                 xlabel="threshold of similarity (the paper's: 0.3)",
                 ylabel="interpreted",
-                title=_title(component),
+                title=title(component),
                 ylim=(0, 1.02),
                 xlim=(0, 0.9),
             )
@@ -168,11 +163,11 @@ def scoring_figure(
                 forest.hlines(np.arange(len(names)) + offset, rows["null_low"] - rows["null"], rows["null_high"] - rows["null"],
                               color=NULL_COLOUR, alpha=0.3, lw=7, label="by chance (95 %)" if offset > 0 else None)  # fmt: skip
                 forest.errorbar(rows["effect"], np.arange(len(names)) + offset, xerr=[rows["effect"] - rows["low"], rows["high"] - rows["effect"]],
-                                color=COLOURS[method], marker="o" if method == "Superscopes" else "s", ms=6, ls="none", capsize=2.5, elinewidth=1.3, label=method)  # fmt: skip
+                                color=COLOURS[method], marker=MARKERS[method], ms=6, ls="none", capsize=2.5, elinewidth=1.3, label=method)  # fmt: skip
             forest.axvline(0, color=NULL_COLOUR, lw=1)
             forest.set_yticks(range(len(names)), names, fontsize=9)
             forest.invert_yaxis()
-            forest.set(title=f"{_title(component)}: effect by what is scored", xlabel="interpreted, above chance")
+            forest.set(title=f"{title(component)}: effect by what is scored", xlabel="interpreted, above chance")
             forest.xaxis.set_major_formatter(PercentFormatter(1))
         handles, labels = (forest_part + curve_part for forest_part, curve_part in zip(
             forest.get_legend_handles_labels(), curve.get_legend_handles_labels(), strict=True))  # fmt: skip
@@ -212,10 +207,10 @@ def categories_figure(table: pd.DataFrame, caption: str) -> Figure:
                     label="by chance (95 %)" if offset < 0 else None,
                 )
                 axes.errorbar(rows["rate"], y, xerr=[rows["effect"] - rows["low"], rows["high"] - rows["effect"]], color=COLOURS[method],
-                              marker="o" if method == "Superscopes" else "s", ms=6, ls="none", capsize=2.5, elinewidth=1.3,
-                              label=f"{method} ({'α = 1' if method == 'Patchscopes' else 'best of the amplified'})")  # fmt: skip
+                              marker=MARKERS[method], ms=6, ls="none", capsize=2.5, elinewidth=1.3,
+                              label=METHODS[method])  # fmt: skip
             axes.set_yticks(range(len(order)), order)
-            axes.set(title=_title(component), xlabel="interpreted")
+            axes.set(title=title(component), xlabel="interpreted")
             axes.xaxis.set_major_formatter(PercentFormatter(1))
             axes.axhline(1.5, color="#d5dae1", lw=1)
         panels[0, 0].invert_yaxis()
@@ -238,7 +233,6 @@ def stability_figure(table: pd.DataFrame, caption: str) -> Figure:
         )
         for axes, component in zip(panels[0], components, strict=True):
             for method, shift in (("Patchscopes", -0.18), ("Superscopes", 0.18)):
-                marker = "o" if method == "Superscopes" else "s"
                 for place, prompt in enumerate(prompts):
                     rows = table[
                         (table["component"] == component)
@@ -249,11 +243,11 @@ def stability_figure(table: pd.DataFrame, caption: str) -> Figure:
                     axes.vlines(x, rows["null_low"] - rows["null"], rows["null_high"] - rows["null"], color=NULL_COLOUR, alpha=0.3, lw=6,
                                 label="by chance (95 %)" if not place and shift > 0 else None)  # fmt: skip
                     axes.errorbar(x, rows["effect"], yerr=[rows["effect"] - rows["low"], rows["high"] - rows["effect"]], color=COLOURS[method],
-                                  marker=marker, ms=5.5, ls="none", elinewidth=1, capsize=2, alpha=0.9,
-                                  label=f"{method} ({'α = 1' if method == 'Patchscopes' else 'best of the amplified'})" if not place else None)  # fmt: skip
+                                  marker=MARKERS[method], ms=5.5, ls="none", elinewidth=1, capsize=2, alpha=0.9,
+                                  label=METHODS[method] if not place else None)  # fmt: skip
             axes.axhline(0, color=NULL_COLOUR, lw=1.2)
             axes.set_xticks(range(len(prompts)), prompts)
-            axes.set(title=_title(component), xlabel="target prompt (three seeds each)")
+            axes.set(title=title(component), xlabel="target prompt (three seeds each)")
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         panels[0, 0].set_ylabel("interpreted, above chance")
         handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -281,7 +275,7 @@ def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, caption: str) -> 
                         (table["component"] == component) & (table["model"] == model) & (table["method"] == method)
                     ].sort_values("depth")
                     axes.fill_between(here["depth"], here["low"], here["high"], color=COLOURS[method], alpha=0.16, lw=0)
-                    axes.plot(here["depth"], here["effect"], color=COLOURS[method], lw=1.8, marker="o" if method == "Superscopes" else "s", ms=4.5,
+                    axes.plot(here["depth"], here["effect"], color=COLOURS[method], lw=1.8, marker=MARKERS[method], ms=4.5,
                               label=f"{method} ({'α = 1' if method == 'Patchscopes' else 'best of five'})")  # fmt: skip
                     if method == "Superscopes":
                         axes.fill_between(
@@ -297,7 +291,7 @@ def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, caption: str) -> 
                     axes.set_title(
                         f"{model}\n{_size(table.loc[table['model'] == model, 'parameters'].iloc[0])}", fontsize=10
                     )
-            panels[row, 0].set_ylabel(f"{_title(component)}\ninterpreted, above chance")
+            panels[row, 0].set_ylabel(f"{title(component)}\ninterpreted, above chance")
         last = panels[0, -1]
         for method in COLOURS:
             here = reference[reference["method"] == method]
@@ -306,7 +300,7 @@ def sizes_figure(table: pd.DataFrame, reference: pd.DataFrame, caption: str) -> 
                 here["effect"],
                 color=COLOURS[method],
                 lw=1.8,
-                marker="o" if method == "Superscopes" else "s",
+                marker=MARKERS[method],
                 ms=4.5,
                 mfc="white",
             )
@@ -345,14 +339,14 @@ def components_figure(per_layer: pd.DataFrame, caption: str) -> Figure:
     from .layers import draw_method
 
     with plt.rc_context(STYLE):
-        figure, panels = plt.subplots(2, len(NAMES), figsize=(14, 7), layout="constrained", sharey=True, sharex=True)
+        figure, panels = plt.subplots(2, len(IN_WORDS), figsize=(14, 7), layout="constrained", sharey=True, sharex=True)
         for row, target in enumerate(("same", "0")):
-            for axes, component in zip(panels[row], NAMES, strict=True):
+            for axes, component in zip(panels[row], IN_WORDS, strict=True):
                 here = per_layer[(per_layer["component"] == component) & (per_layer["target"] == target)]
                 for method in COLOURS:
                     draw_method(axes, method, here[here["method"] == method])
                 if not row:
-                    axes.set_title(_title(component))
+                    axes.set_title(title(component))
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             panels[row, 0].set_ylabel(f"{into(target)}\ninterpreted prompts (of {per_layer['prompts'].max()})")
         panels[0, 0].set_ylim(0, per_layer["prompts"].max() * 1.02)
@@ -397,11 +391,6 @@ def _headroom(axes: Axes, factor: float) -> None:
     """Room above the data, for the legend."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, low + (high - low) * factor)
-
-
-def _title(component: str) -> str:
-    name = NAMES[component]
-    return name[0].upper() + name[1:]
 
 
 def _size(parameters: float) -> str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .style import COLOURS, NULL_COLOUR, STYLE
+from .style import COLOURS, MARKERS, METHODS, NULL_COLOUR, STYLE
 
 
 def layer_success(
@@ -89,8 +89,8 @@ def draw_method(axes: Axes, method: str, rows: pd.DataFrame) -> None:
         rows["layer"] + (0.05 if amplified else -0.05),
         rows["interpreted"],
         yerr=[rows["interpreted"] - rows["low"], rows["high"] - rows["interpreted"]],
-        color=COLOURS[method], marker="o" if amplified else "s", ms=5, lw=2, elinewidth=1, capsize=2, zorder=3,
-        clip_on=False, label=f"{method} ({'best of the amplified' if amplified else 'α = 1'})",
+        color=COLOURS[method], marker=MARKERS[method], ms=5, lw=2, elinewidth=1, capsize=2, zorder=3,
+        clip_on=False, label=METHODS[method],
     )  # fmt: skip
     band = {"fc": NULL_COLOUR, "alpha": 0.22} if amplified else {"fc": "none", "ec": NULL_COLOUR, "hatch": "////"}
     axes.fill_between(
@@ -105,6 +105,6 @@ def _draw_reference(axes: Axes, reference: pd.DataFrame, rows: pd.DataFrame) -> 
         scaled = "" if (part["prompts"] == prompts).all() else ", scaled"
         axes.plot(
             part["layer"], part["interpreted"] * prompts / part["prompts"], color=COLOURS[method], alpha=0.35, lw=1.2,
-            ls=":", marker="o" if method == "Superscopes" else "s", ms=4, mfc="white", zorder=2,
+            ls=":", marker=MARKERS[method], ms=4, mfc="white", zorder=2,
             label=f"{method}, {reference.attrs['name']}{scaled}",
         )  # fmt: skip

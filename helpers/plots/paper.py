@@ -12,7 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..scoring import THRESHOLD
-from .style import COLOURS, NULL_COLOUR, STYLE, shown
+from .style import COLOURS, MARKERS, METHODS, NULL_COLOUR, STYLE, shown
 
 INK = "#1f2933"
 PAPER = "#f6f7f9"
@@ -249,13 +249,9 @@ def _draw_pairs(axes: Axes, effects: Mapping[str, Mapping[str, Mapping[str, floa
                               label="by chance (95 %)" if first and offset < 0 else None)  # fmt: skip
             axes.plot([x - 0.13, x + 0.13], [one["null"]] * 2, color=NULL_COLOUR, lw=1.2)
             error = [[one["effect"] - one["low"]], [one["high"] - one["effect"]]]
-            axes.errorbar([x], [one["rate"]], yerr=error, color=COLOURS[method], marker="s" if method == "Patchscopes" else "o",
-                          ms=7, elinewidth=1.4, capsize=3, ls="none", label=_label(method) if first else None)  # fmt: skip
+            axes.errorbar([x], [one["rate"]], yerr=error, color=COLOURS[method], marker=MARKERS[method],
+                          ms=7, elinewidth=1.4, capsize=3, ls="none", label=METHODS[method] if first else None)  # fmt: skip
     axes.set_xlim(-0.5, len(effects) - 0.5)
-
-
-def _label(method: str) -> str:
-    return "Patchscopes (α = 1)" if method == "Patchscopes" else "Superscopes (best of the amplified)"
 
 
 def _box(axes: Axes, x: float, y: float, wide: float, high: float, rounding: float = 0.14, **look) -> None:

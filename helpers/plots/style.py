@@ -9,6 +9,8 @@ from PIL import Image
 from ..results import write_atomically
 
 COLOURS = {"Patchscopes": "#D55E00", "Superscopes": "#0072B2"}  # told apart in every common colour blindness
+MARKERS = {"Patchscopes": "s", "Superscopes": "o"}
+METHODS = {"Patchscopes": "Patchscopes (α = 1)", "Superscopes": "Superscopes (best of the amplified)"}
 NULL_COLOUR = "#8a8a8a"
 LARGEST_PNG = 300 << 10  # bytes
 STYLE = {
