@@ -28,6 +28,7 @@ Superscopes: amplify a vector from inside a language model and read, in words, w
   ./runme.sh models NAME         fetch one
   ./runme.sh test                the tests that take seconds; pytest's own arguments may follow
   ./runme.sh test --slow         the tests that take minutes
+  ./runme.sh app                 the application, in a browser: --model NAME  --port N  --dtype D
   ./runme.sh lab                 JupyterLab at notebooks/
   ./runme.sh help                this page
 
@@ -118,11 +119,11 @@ install() {
 
 verb=${1:-reproduce}
 case $verb in
-  reproduce | check | models | test | lab | help) [ $# -eq 0 ] || shift ;;
+  reproduce | check | models | app | test | lab | help) [ $# -eq 0 ] || shift ;;
   -h | --help) verb=help ;;
   -* | *=*) verb=reproduce ;;
   *)
-    echo "unknown command '$verb'; known: reproduce, check, models, test, lab, help" >&2
+    echo "unknown command '$verb'; known: reproduce, check, models, app, test, lab, help" >&2
     exit 2
     ;;
 esac
@@ -137,6 +138,7 @@ case $verb in
     exec "$python" -m helpers.reproduce --only can_it_speak "$@"
     ;;
   models) exec "$python" -m helpers.catalogue "$@" ;;
+  app) exec "$python" -m helpers.app "$@" ;;
   test) cd "$root" && exec "$python" -m pytest "$@" ;;
   lab)
     [ "$(id -u)" = 0 ] && set -- --allow-root "$@" # in containers

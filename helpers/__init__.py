@@ -20,6 +20,7 @@ findings     the tables behind each figure, and the sentences that follow from t
 plots        every figure, from finished tables
 can_it_speak what a new model can say, before a long sweep
 reproduce    the notebooks of the paper through papermill
+app          one prompt in a browser or a notebook
 """
 
 import os

@@ -32,6 +32,7 @@ class PatchedPrompt:
     same to the rounding: each is tried on this prompt, beside the model's own way, before it is used.
 
     Attributes:
+        target_prompt: T.
         max_new_tokens: how many tokens a row may write.
         placeholder_states: (layers, width) float32 on the CPU, the placeholder's own hidden states h_{i*}^{ℓ*}.
         shares_prefix: whether attention reads the prefix once for all rows.
@@ -41,7 +42,7 @@ class PatchedPrompt:
 
     @torch.inference_mode()
     def __init__(self, lm: LanguageModel, target_prompt: TargetPrompt, max_new_tokens: int):
-        self.lm, self.max_new_tokens = lm, max_new_tokens
+        self.lm, self.target_prompt, self.max_new_tokens = lm, target_prompt, max_new_tokens
         ids = torch.tensor([lm.token_ids(target_prompt.text)], device=lm.device)
         position = locate("placeholder", target_prompt.placeholder, target_prompt.text, lm)
         self.tail = ids[:, position:]  # the placeholder and what follows it
@@ -64,6 +65,10 @@ class PatchedPrompt:
             self.shares_prefix = True
             if not self._agrees(usual, rows=2):
                 self.shares_prefix, self._room_made = False, None
+
+    def is_of(self, lm: LanguageModel, target_prompt: TargetPrompt, max_new_tokens: int) -> bool:
+        """Whether it was made of just these."""
+        return self.lm is lm and (self.target_prompt, self.max_new_tokens) == (target_prompt, max_new_tokens)
 
     @torch.inference_mode()
     def fuse(self, rows: int) -> bool:

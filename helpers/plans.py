@@ -16,6 +16,7 @@ from .components import COMPONENTS, parse_component
 from .decoding import SAMPLING_VERSION, Sampling
 
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
+MOST_AMPLIFIERS = 10_000  # of a range
 
 PAPER_TARGET_PROMPT = (
     "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational "
@@ -155,7 +156,7 @@ def make_plan(
     prompts: str | Sequence[str],
     components: str | Sequence[str] = ("mlp_output",),
     layers: str | int | Sequence[int] = "1-7",
-    amplifiers: float | Sequence[float] = (1, 3, 6, 9, 12, 15),
+    amplifiers: str | float | Sequence[float] = (1, 3, 6, 9, 12, 15),
     token: int | str | Sequence[int | str] = -1,
     target_layer: int | str | Sequence[int | str] = "same",
     target_prompt: TargetPrompt | str | None = None,
@@ -172,7 +173,8 @@ def make_plan(
             component), "zero", "none". See `components.Component`.
         layers: source layers ℓ, from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5" (relative depth; "1-7,depth:0.5" is
             both), a number, a list.
-        amplifiers: α; 1 is plain Patchscopes. Of guidance, w.
+        amplifiers: α; 1 is plain Patchscopes. Of guidance, w. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
+            15 in steps of 0.5).
         token: the inspected token: index (negative from the end) or the text of a token that occurs once.
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text; the paper's if left out.
@@ -199,7 +201,7 @@ def make_plan(
     layers = layers if isinstance(layers, str) else _once("layers", layers)
     parse_layers(layers, None)
 
-    amplifiers = _once("amplifiers", amplifiers)
+    amplifiers = _once("amplifiers", parse_amplifiers(amplifiers) if isinstance(amplifiers, str) else amplifiers)
     for amplifier in amplifiers:
         if not isinstance(amplifier, Real) or isinstance(amplifier, bool) or not math.isfinite(amplifier):
             raise InputError(
@@ -228,6 +230,32 @@ def make_plan(
         prompts, components, layers, tuple(map(float, amplifiers)), tokens, target_layers,
         target_prompt, int(max_new_tokens), decoding, int(seed),
     )  # fmt: skip
+
+
+def parse_amplifiers(text: str) -> list[float]:
+    """Amplifiers of a text: numbers and ranges from:to:step (both ends included), separated by commas.
+
+    Raises:
+        InputError: not of that form, not finite, or a range of more than MOST_AMPLIFIERS.
+    """
+    amplifiers = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            ends = [float(number) for number in part.split(":")]
+        except ValueError:
+            ends = []
+        if len(ends) not in (1, 3) or not all(map(math.isfinite, ends)):
+            raise InputError("amplifiers", part, "expected numbers, or from:to:step, like 1, 1.5, 2:6:0.5")
+        if len(ends) == 1:
+            amplifiers += ends
+            continue
+        first, last, step = ends
+        steps = (last - first) / step if step else -1.0
+        if not 0 <= steps < MOST_AMPLIFIERS:
+            why = f"expected from:to:step with a step that leads there, and at most {MOST_AMPLIFIERS:,} numbers"
+            raise InputError("amplifiers", part, why)
+        amplifiers += [round(first + i * step, 9) for i in range(int(steps + 1e-9) + 1)]
+    return amplifiers
 
 
 def parse_layers(layers: str | int | Sequence[int], num_layers: int | None) -> list[int]:

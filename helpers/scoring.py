@@ -106,6 +106,18 @@ def score(
     )
 
 
+def other_prompts(prompt: str, prompts: Sequence[str]) -> list[str]:
+    """The prompts that are not this one, whatever its case and spaces."""
+    same = " ".join(prompt.lower().split())
+    return [other for other in prompts if " ".join(other.lower().split()) != same]
+
+
+def null_range(cosines: np.ndarray) -> tuple[float, float]:
+    """2.5 and 97.5 % points of the best of some readings against other prompts: (tries, other prompts) cosines."""
+    low, high = np.quantile(cosines.max(0), [0.025, 0.975], method="inverted_cdf")
+    return float(low), float(high)
+
+
 def is_echo(first_item: str, prompt: str) -> bool:
     """Whether a reading says nothing new: its first item has no content word that is not in the source prompt."""
     return not _words(first_item) - _words(prompt) - SMALL_WORDS
@@ -117,7 +129,10 @@ def _words(text: str) -> frozenset[str]:
 
 
 def success_counts(
-    rows: pd.DataFrame, threshold: float = THRESHOLD, gold: Mapping[str, str] | None = None
+    rows: pd.DataFrame,
+    threshold: float = THRESHOLD,
+    gold: Mapping[str, str] | None = None,
+    others: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Interpreted prompts per component, method and layer, beside the same count against other prompts.
 
@@ -129,6 +144,7 @@ def success_counts(
         rows: columns `source prompt`, `layer`, `amplification value`, `result`, `component`; each row counts, and one
             whose `status` is not "ok" is never a success.
         gold: source prompt -> description that its readings are scored against; the prompts themselves if left out.
+        others: what the readings of a single prompt are scored against instead of rotations.
 
     Returns:
         per layer: component, target (what is patched), method, layer, prompts, tries (the most readings of one
@@ -140,9 +156,11 @@ def success_counts(
     if not isinstance(threshold, Real) or not -1 <= threshold <= 1:
         raise InputError("threshold", threshold, "expected a cosine, from -1 to 1")
     prompts = rows["source prompt"].unique()
-    if len(prompts) < 2:
+    truths = list(prompts) if gold is None else [gold[prompt] for prompt in prompts]
+    if len(prompts) == 1:
+        truths += other_prompts(prompts[0], others)
+    if len(truths) < 2:
         raise InputError("source prompts", list(prompts), "a rotation null needs at least two")
-    truths = prompts if gold is None else [gold[prompt] for prompt in prompts]
     cosines = embed(rows["result"].tolist()) @ embed(truths).T  # (rows, prompts)
     failed = rows.get("status", pd.Series("ok", rows.index)) != "ok"
     cosines[failed.to_numpy()] = -1.0
@@ -156,7 +174,7 @@ def success_counts(
             chosen = of_method & (rows["component"] == component).to_numpy()
             if not chosen.any():
                 continue
-            target, total = _target(component, rows[chosen]), np.zeros(n, dtype=int)
+            target, total = _target(component, rows[chosen]), np.zeros(len(truths), dtype=int)
             layers = np.unique(rows["layer"][chosen])
             for layer in layers:
                 here = chosen & (rows["layer"] == layer).to_numpy()
@@ -198,9 +216,9 @@ def _count_rotations(cosines: np.ndarray, prompt_of: np.ndarray, threshold: floa
         prompt_of: (readings,) index of the prompt that each was read from.
     """
     n = cosines.shape[1]
-    best = np.full((n, n), -1.0)  # (prompt that was read, prompt scored against)
+    best = np.full((prompt_of.max() + 1, n), -1.0)  # (prompt that was read, prompt scored against)
     np.maximum.at(best, prompt_of, cosines)
-    i = np.arange(n)
+    i = np.arange(len(best))
     return np.array([(best[i, (i + k) % n] > threshold).sum() for k in range(n)])
 
 

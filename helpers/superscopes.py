@@ -1,7 +1,7 @@
 """The method in three calls: interpret vectors, run a plan batch by batch, sweep a grid and score it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import pandas as pd
 import torch
@@ -85,6 +85,8 @@ def run(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     fused: bool | None = None,
+    done: Collection[str] = (),
+    prompt: PatchedPrompt | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
 
@@ -97,6 +99,8 @@ def run(
         progress: called after each batch with (rows done, rows in all).
         fused: compile the model's blocks first; if left out, where the plan is long enough to pay for it
             (helpers/fused.py).
+        done: ids of rows that are there already; a batch of nothing else is passed over.
+        prompt: the plan's target prompt as an earlier run has read it; read now if left out.
 
     Yields:
         Rows in the row schema, their scores still empty.
@@ -107,17 +111,22 @@ def run(
     check_batch_size(batch_size)
     items = plan.items(lm)
     items["id"] = plan.ids(items, lm)
-    prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
+    if not (prompt and prompt.is_of(lm, plan.target_prompt, plan.max_new_tokens)):
+        prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
     sources = Sources(lm, plan.prompts)
     size = _prepare(prompt, len(items), batch_size, fused)
 
     def batches():
         for start in range(0, len(items), size):
-            rows = _run_batch(prompt, sources, plan, items.iloc[start : start + size])
-            rows.attrs |= {"batch_size": size, "shares_prefix": prompt.shares_prefix, "fused": bool(prompt.fused_rows)}
-            yield rows
+            batch = items.iloc[start : start + size]
+            if not all(id in done for id in batch["id"]):
+                rows = _run_batch(prompt, sources, plan, batch)
+                rows.attrs |= {
+                    "batch_size": size, "shares_prefix": prompt.shares_prefix, "fused": bool(prompt.fused_rows),
+                }  # fmt: skip
+                yield rows
             if progress:
-                progress(start + len(rows), len(items))
+                progress(start + len(batch), len(items))
 
     return batches()
 

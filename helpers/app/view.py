@@ -1,0 +1,371 @@
+"""What the page shows of a request, as HTML: the table, the ladder, the heat map, the report. No text is ever markup."""
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+
+from ..plans import TargetPrompt
+from ..scoring import SMALL_WORDS, is_echo, null_range
+from .desk import Desk, Job, Reading
+
+TITLES = {
+    "pre_mlp_residual": "h_PreMLP",
+    "mlp_output": "MLP output",
+    "hidden_state": "hidden state",
+    "attention_output": "attention output",
+}
+MEANINGS = {
+    "pre_mlp_residual": "the residual stream before the MLP adds to it",
+    "mlp_output": "what the MLP adds",
+    "hidden_state": "the residual stream after the block",
+    "attention_output": "what attention adds",
+}
+FULL_COLOUR = 0.8  # the score that a cell is shaded most at
+MOST_COLUMNS = 64  # tokens of a heat map
+STYLE = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
+
+
+class Best:
+    """The best reading of some at one place, beside chance with as many tries.
+
+    Attributes:
+        amplifier, reading: of the reading that is most similar to the prompt.
+        tries: how many there were.
+        chance: (low, high) 95 % range of the best of so many against other prompts.
+    """
+
+    def __init__(self, ladder: Sequence[tuple[float, Reading]], threshold: float):
+        self.amplifier, self.reading = max(ladder, key=lambda step: np.nan_to_num(step[1].score, nan=-2.0))
+        self.tries = len(ladder)
+        self.chance = null_range(np.stack([reading.chance for _, reading in ladder]))
+        self.is_legible = self.reading.score > threshold
+        self.is_above_chance = self.reading.score > self.chance[1]
+
+    @property
+    def mark(self) -> str:
+        """Class of a cell: legible, legible but no better than chance, or neither."""
+        return "hit" if self.is_legible and self.is_above_chance else "lucky" if self.is_legible else ""
+
+    @property
+    def in_words(self) -> str:
+        return {"hit": "legible", "lucky": "legible, but within chance", "": "not legible"}[self.mark]
+
+
+def ladders(job: Job, position: int | None = None) -> dict[tuple[str, int, int], list[tuple[float, Reading]]]:
+    """(component, layer, position) -> [(amplifier, reading)], in the plan's order, of what has been read so far."""
+    items, readings, found = job.items, job.readings, {}
+    if "id" not in items:
+        return found
+    if position is not None:
+        items = items[items["position"] == position]
+    columns = ("component", "layer", "position", "amplification value", "id")
+    for component, layer, at, amplifier, id in zip(*(items[name] for name in columns), strict=True):
+        if id in readings:
+            found.setdefault((component, layer, at), []).append((amplifier, readings[id]))
+    return found
+
+
+def status(desk: Desk, job: Job | None) -> str:
+    """The line that says what is going on, with a bar while something is."""
+    if job is None:
+        if desk.state and not desk.state.startswith("loading"):
+            return error(desk.state)
+        return _line("busy", f"{desk.state} …") if desk.state else _line("calm", f"{desk.loaded} is ready.")
+    done, total = len(job.readings), len(job.items)
+    if job.state == "waiting":
+        place = desk.place(job)
+        return _line("busy", f"Waiting: {place} {'request is' if place == 1 else 'requests are'} served first.", job)
+    if job.state == "loading":
+        return _line("busy", f"{desk.state or 'getting ready'} …", job)
+    if job.state == "failed":
+        return error(job.message, job)
+    speed = job.rows_per_second
+    if job.state == "reading":
+        left = f"{(total - done) / speed:.0f} s left" if speed else "estimating"
+        return (
+            f'<div class="status busy"{_of(job)}><progress max="{total}" value="{done}" aria-label="readings"></progress>'
+            f'<span class="numbers">{done:,} of {total:,} readings · {speed:.0f} per second · {left}</span></div>'
+        )
+    words = f"{done:,} readings" if job.state == "done" else f"Stopped after {done:,} of {total:,} readings"
+    if known := done - min(job.read, done):
+        words += f", {known:,} of them known from before"
+    if job.read:
+        words += f", in {job.seconds:.1f} s"
+    failed = sum(reading.status != "ok" for reading in job.readings.values())
+    if failed:
+        words += f"; {failed:,} failed"
+    return _line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
+
+
+def error(message: str, job: Job | None = None) -> str:
+    """One sentence on what is wrong."""
+    return f'<div class="status error" role="alert"{_of(job)}><span>{escape(message)}</span></div>'
+
+
+def _line(kind: str, words: str, job: Job | None = None) -> str:
+    return f'<div class="status {kind}" role="status"{_of(job)}><span>{escape(words)}</span></div>'
+
+
+def _of(job: Job | None) -> str:
+    return f' data-job="{job.id}" data-state="{job.state}"' if job else ""
+
+
+def heading(job: Job) -> str:
+    """What was asked for, over its results."""
+    one = job.settings
+    return (
+        f'<div class="asked"><b>{_shown(one.prompt[:200])}</b> <span>{escape(one.model)} · layers {escape(one.layers)} into '
+        f"{_target(one.target_layer)} · α {escape(one.amplifiers[:60])}</span></div>"
+    )
+
+
+def table(job: Job, position: int, show_all: bool = False) -> str:
+    """A row per layer, a column per component: the plain reading (α = 1) beside the best amplified one, or all."""
+    found, settings = ladders(job, position), job.settings
+    items = job.items[job.items["position"] == position]
+    components = items["component"].unique()
+    amplifiers = items["amplification value"].unique()
+    groups = [("plain", "α = 1")] if 1 in amplifiers else []
+    if more := (amplifiers != 1).sum():
+        groups.append(("amplified", "amplified" if show_all or more == 1 else f"best of {more} amplified"))
+    heads = "".join(
+        f'<th colspan="{len(groups)}" scope="colgroup" title="{escape(MEANINGS.get(name, name))}">{_title(name)}</th>'
+        for name in components
+    )
+    below = "".join(f'<th scope="col" class="{kind}">{words}</th>' for _ in components for kind, words in groups)
+    body = []
+    for layer in items["layer"].unique():
+        cells = []
+        for component in components:
+            ladder = found.get((component, layer, position), [])
+            for kind, _ in groups:
+                steps = [step for step in ladder if (step[0] == 1) == (kind == "plain")]
+                cells.append(_cell(job, (component, layer, position), steps, kind, show_all))
+        body.append(f'<tr><th scope="row"><span class="word">layer </span>{layer}</th>{"".join(cells)}</tr>')
+    where = f"Readings of the token {_quoted(job.tokens[position])}, patched into {_target(settings.target_layer)}."
+    return (
+        f'<p class="caption">{where} <span>A click on a reading opens its ladder of amplifiers.</span></p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="readings"><table class="readings" '
+        f'aria-label="{escape(re.sub("<[^>]*>", "", where))}"><thead><tr><th rowspan="2" scope="col">layer</th>{heads}</tr>'
+        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{_legend(settings.threshold)}"
+    )
+
+
+def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool) -> str:
+    if not steps:
+        words = "…" if job.state in ("waiting", "loading", "reading") else "not read"
+        return f'<td class="{kind} empty">{words}</td>'
+    best = Best(steps, job.settings.threshold)
+    shown = steps if show_all else [(best.amplifier, best.reading)]
+    component, layer, position = key
+    label = (
+        f"layer {layer}, {TITLES.get(component, component)}, amplifier {best.amplifier:g}: "
+        f"{best.reading.result or 'nothing'}; score {_score(best.reading)}, {best.in_words}. Open its ladder"
+    )
+    readings = "".join(
+        f'<span class="reading{" best" if reading is best.reading and len(shown) > 1 else ""}">{_text(job, reading)}'
+        f'<span class="numbers">{"" if kind == "plain" else f"α {amplifier:g} · "}{_score(reading)}</span></span>'
+        for amplifier, reading in shown
+    )
+    return (
+        f'<td class="{kind} {best.mark}" style="--shade:{_shade(best.reading.score)}">'
+        f'<button type="button" data-cell="{_cell_name(key)}" data-focus="{kind} {_cell_name(key)}" '
+        f'aria-label="{escape(label)}">{readings}</button></td>'
+    )
+
+
+def ladder(job: Job, key: tuple[str, int, int]) -> str:
+    """Every amplifier's reading at one place, its score, and what chance would give."""
+    steps = ladders(job, key[2]).get(key)
+    if not steps:
+        return ""
+    component, layer, position = key
+    threshold, rows = job.settings.threshold, []
+    for amplifier, reading in steps:
+        chance = null_range(reading.chance[None])
+        rows.append(
+            f'<tr><th scope="row">{amplifier:g}</th><td class="numbers">{reading.rho:.2g}</td>'
+            f'<td class="whole">{_text(job, reading, whole=True)}</td>'
+            f'<td class="numbers">{_score(reading)}</td><td>{_scale(reading.score, chance, threshold)}</td></tr>'
+        )
+    amplified = [step for step in steps if step[0] != 1]
+    verdict = ""
+    if amplified:
+        best = Best(amplified, threshold)
+        tries = f"the best of {best.tries}" if best.tries > 1 else "the reading"
+        verdict = (
+            f"<p>Amplified, {tries} scores {_score(best.reading)} (α = {best.amplifier:g}); against the other prompts "
+            f"{tries} scores {best.chance[0]:.2f} to {best.chance[1]:.2f} (95 % of them): <b>{best.in_words}</b>.</p>"
+        )
+    return (
+        f'<section class="ladder" aria-label="ladder"><h3>{_title(component)}, layer {layer}, '
+        f"token {_quoted(job.tokens[position])}</h3>{verdict}"
+        '<div class="scroll" tabindex="0" role="region" aria-label="ladder of amplifiers"><table><thead><tr>'
+        '<th scope="col">α</th><th scope="col" title="length beside the placeholder\'s own hidden state">ρ</th>'
+        '<th scope="col">what the model writes</th><th scope="col">score</th>'
+        f'<th scope="col">−0.2 to 1; grey: against {len(steps[0][1].chance)} other prompts</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def heat_map(job: Job) -> str:
+    """Layer × token for each component, coloured by the best score; a click jumps to the cell."""
+    found, positions = ladders(job), _columns(job)
+    maps = []
+    for component in job.items["component"].unique():
+        layers, rows = range(job.num_layers), []
+        for layer in reversed(layers):
+            squares = []
+            for position in positions:
+                key = (component, layer, position)
+                if steps := found.get(key):
+                    best = Best(steps, job.settings.threshold)
+                    label = (
+                        f"layer {layer}, token {job.tokens[position]!r}: {_score(best.reading)} at α = "
+                        f"{best.amplifier:g}, {best.in_words}; {best.reading.result}"
+                    )
+                    squares.append(
+                        f'<td><button type="button" class="{best.mark}" style="--shade:{_shade(best.reading.score)}" '
+                        f'data-cell="{_cell_name(key)}" data-focus="map {_cell_name(key)}" title="{escape(label)}" '
+                        f'aria-label="{escape(label)}"></button></td>'
+                    )
+                else:
+                    squares.append('<td><span class="missing" title="not read yet"></span></td>')
+            rows.append(f'<tr><th scope="row">{layer}</th>{"".join(squares)}</tr>')
+        heads = "".join(f'<th scope="col"><span>{_shown(job.tokens[at])}</span></th>' for at in positions)
+        maps.append(
+            f'<div class="scroll" tabindex="0" role="region" aria-label="heat map of {escape(_plain_title(component))}">'
+            f"<table><caption>{_title(component)}</caption><thead><tr><th></th>{heads}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+    left_out = len(job.tokens) - len(positions)
+    note = f"<p>{left_out:,} tokens that were not read are left out.</p>" if left_out else ""
+    return f'<div class="maps">{"".join(maps)}</div>{note}{_legend(job.settings.threshold, of_map=True)}'
+
+
+def _columns(job: Job) -> list[int]:
+    """The positions of a heat map: all, or as many as can be seen, those that were read first."""
+    every = list(range(len(job.tokens)))
+    if len(every) <= MOST_COLUMNS:
+        return every
+    read = set(job.items["position"])
+    return sorted(sorted(every, key=lambda at: (at not in read, at))[: max(MOST_COLUMNS, len(read))])
+
+
+def report(job: Job, python: str) -> str:
+    """A page of its own, without scripts, of everything that was read and what made it."""
+    settings = job.settings
+    parts = []
+    for position in job.rows["position"].unique():
+        parts.append(f"<h2>Token {_quoted(job.tokens[position])}</h2>{table(job, position)}")
+        parts += [ladder(job, key) for key in ladders(job, position)]
+    about = escape(json.dumps(job.rows.attrs, indent=2, ensure_ascii=False, default=str))
+    made_of = f"{len(job.rows):,} readings of {settings.model}" + (
+        "" if job.state == "done" else f", stopped; {len(job.items):,} were asked for"
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        'content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>Superscopes: {escape(settings.prompt[:80])}</title><style>{STYLE}</style></head>"
+        f'<body class="report"><h1>{escape(settings.prompt)}</h1><p>{escape(made_of)}. Score: similarity to the prompt '
+        f"(all-MiniLM-L6-v2); chance: the same readings against other prompts.</p>{''.join(parts)}"
+        f"<h2>The same in Python</h2><pre>{escape(python)}</pre><h2>What made it</h2><pre>{about}</pre></body></html>"
+    )
+
+
+def _text(job: Job, reading: Reading, whole: bool = False) -> str:
+    """A reading: its first item, and the rest lighter; words of the prompt are marked."""
+    if reading.status != "ok":
+        return f'<i class="failed">{escape(reading.message)}</i>'
+    if not reading.result.strip():
+        return "<i>nothing</i>"
+    first = (job.plan.target_prompt or TargetPrompt()).first_item(reading.result)
+    start = reading.result.find(first) if first else 0
+    before, rest = reading.result[:start], reading.result[start + len(first) :]
+    badge = ' <span class="badge">echo</span>' if first and is_echo(first, job.settings.prompt) else ""
+    before = f'<span class="tail">{_marked(job, before)}</span>' if whole else ""
+    return (
+        f'{before}<span class="item">{_marked(job, first)}</span><span class="tail">{_marked(job, rest)}</span>{badge}'
+    )
+
+
+def _marked(job: Job, text: str) -> str:
+    """Text as markup, with the words that repeat the prompt marked."""
+    own = set(re.findall(r"\w+", job.settings.prompt.lower())) - SMALL_WORDS
+    parts = re.split(r"(\w+)", text)
+    return "".join(
+        f'<mark title="repeats the prompt">{_shown(part)}</mark>' if part.lower() in own else _shown(part)
+        for part in parts
+    )
+
+
+def _scale(score: float, chance: tuple[float, float], threshold: float) -> str:
+    """A score on a line from −0.2 to 1, with the range of chance in grey and a tick at the threshold."""
+
+    def at(value: float) -> float:
+        return round(100 * (min(max(value, -0.2), 1.0) + 0.2) / 1.2, 1)
+
+    low, high = at(chance[0]), at(chance[1])
+    words = f"score {score:.2f}, by chance {chance[0]:.2f} to {chance[1]:.2f}"
+    dot = "" if np.isnan(score) else f'<i class="dot" style="left:{at(score)}%"></i>'
+    return (
+        f'<span class="scale" role="img" aria-label="{words}" title="{words}"><i class="chance" '
+        f'style="left:{low}%;width:{round(high - low, 1)}%"></i><i class="tick" style="left:{at(threshold)}%"></i>{dot}</span>'
+    )
+
+
+def _legend(threshold: float, of_map: bool = False) -> str:
+    above, within = f"above {threshold:g} and above chance", f"above {threshold:g}, within chance of as many tries"
+    marks = (
+        f'<span><i class="box"></i> {above}</span><span><i class="missing"></i> not read yet</span>'
+        if of_map
+        else f"<span><b>●</b> {above}</span><span><b>○</b> {within}</span><span><mark>word</mark> repeats the prompt</span>"
+    )
+    return f'<p class="legend"><span><i class="swatch"></i> similarity to the prompt</span>{marks}</p>'
+
+
+def _score(reading: Reading) -> str:
+    return "–" if np.isnan(reading.score) else f"{reading.score:.2f}"
+
+
+def _shade(score: float) -> str:
+    return f"{min(max(np.nan_to_num(score, nan=0.0), 0.0) / FULL_COLOUR, 1.0):.2f}"
+
+
+def _title(component: str) -> str:
+    return escape(_plain_title(component)).replace("h_PreMLP", "h<sub>PreMLP</sub>")
+
+
+def _plain_title(component: str) -> str:
+    return TITLES.get(component, component)
+
+
+def _target(target_layer: str) -> str:
+    return "the same layer" if target_layer == "same" else f"layer {escape(target_layer)}"
+
+
+def _layers(layers: str) -> str:
+    return "all layers" if layers == "all" else f"layers {escape(layers)}"
+
+
+def _quoted(text: str) -> str:
+    return f"“{_shown(text.strip() or text)}”"
+
+
+def _shown(text: str) -> str:
+    return escape(text).replace("\n", "⏎")
+
+
+def _cell_name(key: tuple[str, int, int]) -> str:
+    return "|".join(map(str, key))
+
+
+def parse_cell(name: object) -> tuple[str, int, int] | None:
+    """(component, layer, position) of a cell's name; None of anything else that a page might send."""
+    found = re.fullmatch(r"([a-z_]{1,40})\|(\d{1,6})\|(\d{1,6})", name) if isinstance(name, str) else None
+    return (found[1], int(found[2]), int(found[3])) if found else None

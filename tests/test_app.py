@@ -1,0 +1,482 @@
+"""The application without a browser: its requests equal a sweep, never mix, and survive whatever goes wrong."""
+
+import gc
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from helpers import ROOT, InputError
+from helpers.app import view
+from helpers.app.__main__ import main as app
+from helpers.app.desk import Desk, Job, Reading
+from helpers.app.panel import Panel
+from helpers.app.server import POLICY, Server
+from helpers.app.settings import MARKED, MOST_ROWS, Settings, unmark
+from helpers.catalogue import DEFAULT_MODEL
+from helpers.plans import TargetPrompt
+from helpers.reproduce import main as reproduce
+from helpers.results import save_results
+from helpers.superscopes import sweep
+
+PROMPT = "Diana, Princess of Wales"
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_folder):
+    desk = Desk(str(tiny_folder)).open()
+    yield desk
+    desk.close()
+
+
+@pytest.fixture(scope="module")
+def usual(tiny_folder):
+    return Settings(PROMPT, str(tiny_folder), layers="0-2", amplifiers="1, 3, 9")
+
+
+def served(desk: Desk, settings: Settings) -> Job:
+    job = desk.submit(settings)
+    deadline = time.monotonic() + 120
+    while not job.is_over:
+        assert time.monotonic() < deadline, view.status(desk, job)
+        time.sleep(0.01)
+    return job
+
+
+# What was asked for
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tokens": (0, 3), "layers": "all", "target_layer": "0", "amplifiers": "1:2:0.5, 7", "max_new_tokens": 3},
+        {"prompt": "a & b = “c” 100%?#+ñ\n<script>", "components": ("attention_output",), "threshold": -0.25},
+        {"target_prompt": "Oslo: Capital of {Norway}, and more", "model": "some/where"},
+    ],
+)
+def test_a_link_restores_every_setting(usual, changes):
+    settings = replace(usual, **changes)
+    query = dict(re.findall(r"([a-z_]+)=([^&]*)", settings.link()))
+    query = {name: urllib.parse.unquote_plus(value) for name, value in query.items()}
+    assert Settings.of_link(query) == settings
+
+
+def test_a_link_that_was_not_made_here_is_said():
+    assert Settings.of_link({"nonsense": "1", "prompt": "Titanic"}) == Settings("Titanic")
+    with pytest.raises(InputError, match="tokens='1,x'"):
+        Settings.of_link({"tokens": "1,x"})
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"prompt": "  "}, "prompt='  ': type a prompt first"),
+        ({"prompt": "x" * 10_000_000}, "10,000,000 characters; at most 20,000"),
+        ({"prompt": "Wales " * 100}, "tokens, .* reads 64"),
+        ({"prompt": "a\0b"}, "NUL"),
+        ({"layers": "1-99"}, "layers=99: this model has layers 0–2"),
+        ({"layers": ""}, "layers=''"),
+        ({"amplifiers": "nan"}, "amplifiers='nan': expected numbers, or from:to:step"),
+        ({"amplifiers": "1, inf"}, "amplifiers='inf'"),
+        ({"amplifiers": ""}, "amplifiers=.*at least one"),
+        ({"amplifiers": "1:1e9:0.001"}, "at most 10,000 numbers"),
+        ({"amplifiers": "5:1:1"}, "a step that leads there"),
+        ({"amplifiers": "1:5:0"}, "a step that leads there"),
+        ({"components": ()}, "components=.*at least one"),
+        ({"components": ("logits",)}, "components='logits'"),
+        ({"tokens": ()}, "tokens=.*at least one token"),
+        ({"tokens": (77,)}, "token=77: is outside"),
+        ({"target_layer": "-1"}, "target_layer='-1'"),
+        ({"target_layer": "3"}, "target_layer=3: this model has layers 0–2"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"max_new_tokens": 60}, "room for"),
+        ({"threshold": float("nan")}, "threshold=nan"),
+        ({"target_prompt": "no mark"}, "mark its placeholder, one word, with braces"),
+        ({"target_prompt": "{a} and {b}"}, "mark its placeholder, one word"),
+        ({"target_prompt": "{Scaramucci} is"}, "mark one whole token; they are"),
+        ({"amplifiers": "1:5000:1"}, f"readings=.*at most {MOST_ROWS:,} at once"),
+    ],
+)
+def test_bad_input_is_one_sentence_that_names_the_setting(desk, usual, changes, message):
+    with pytest.raises(InputError, match=message) as caught:
+        desk.submit(replace(usual, **changes))
+    assert "\n" not in str(caught.value).replace("\\n", "") and len(str(caught.value)) < 800
+    assert served(desk, usual).state == "done"  # nothing is broken afterwards
+
+
+def test_braces_mark_the_placeholder(tiny):
+    assert unmark(MARKED, tiny) == TargetPrompt()
+    assert unmark("Oslo: Capital of {Norway}, and more", tiny).placeholder == 5
+    assert unmark("Oslo: Capital of {Norway}, and more", tiny).text == "Oslo: Capital of Norway, and more"
+
+
+# What comes of it
+
+
+def test_the_csv_is_the_one_of_a_sweep(desk, usual, tiny, tmp_path):
+    settings = replace(usual, tokens=(2, -1), components=("hidden_state", "mlp_output"), max_new_tokens=7)
+    job = served(desk, settings)
+    rows = sweep(
+        tiny, PROMPT, ("mlp_output", "hidden_state"), "0-2", (1, 3, 9), token=[2, -1], target_layer="same",
+        max_new_tokens=7,
+    )  # fmt: skip
+    save_results(job.rows, tmp_path / "app.csv")
+    save_results(rows, tmp_path / "sweep.csv")
+    assert (tmp_path / "app.csv").read_bytes() == (tmp_path / "sweep.csv").read_bytes()
+    about = json.loads((tmp_path / "app.json").read_text())
+    assert about["plan"] == json.loads((tmp_path / "sweep.json").read_text())["plan"] and about["whole"]
+
+
+def test_the_python_lines_give_the_same_rows(desk, usual):
+    settings = replace(
+        usual, tokens=(0,), target_prompt="Oslo: Capital of {Norway}, and", target_layer="1", layers="0,2"
+    )
+    job = served(desk, settings)
+    made = {}
+    exec(settings.python(desk.card(settings.model), desk.dtype), made)
+    pd.testing.assert_frame_equal(made["rows"], job.rows)
+
+
+def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
+    first = served(desk, replace(usual, amplifiers="1, 4, 8", layers="1"))
+    assert (first.read, len(first.readings)) == (9, 9)
+    again = served(desk, first.settings)
+    assert (again.read, len(again.readings)) == (0, 9)
+    longer = served(desk, Panel.rest_of(first))
+    assert longer.read <= len(longer.items)
+    whole = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "all", (1, 4, 8), token=[*range(6)])
+    pd.testing.assert_frame_equal(longer.rows, whole)
+
+
+def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny):
+    settings = replace(usual, amplifiers="1:300:0.5")
+    job = desk.submit(settings)
+    while not job.readings and not job.is_over:
+        time.sleep(0.005)
+    job.stop.set()
+    while not job.is_over:
+        time.sleep(0.005)
+    assert job.state == "stopped" and 0 < len(job.rows) == len(job.readings) < len(job.items)
+    assert not job.rows.attrs["whole"] and job.rows["score"].notna().all()
+    assert "Stopped after" in view.status(desk, job)
+    rest = served(desk, settings)
+    assert rest.state == "done" and rest.read < len(rest.items) == len(rest.rows)
+    whole = sweep(tiny, rest.plan)
+    pd.testing.assert_frame_equal(rest.rows, whole)
+
+
+def test_requests_are_served_in_turn_and_do_not_mix(desk, usual):
+    asked = [
+        replace(usual, prompt=prompt, amplifiers=f"1:{200 + i}:1")
+        for i, prompt in enumerate(("Titanic", PROMPT, "Kill Bill"))
+    ]
+    jobs = [desk.submit(one) for one in asked]
+    places = [desk.place(job) for job in jobs]
+    assert places == sorted(places) and places[-1] >= 1
+    assert "served first" in view.status(desk, jobs[-1])
+    while not jobs[-1].is_over:
+        time.sleep(0.01)
+    for job, one in zip(jobs, asked, strict=True):
+        assert job.state == "done" and set(job.rows["source prompt"]) == {one.prompt}
+
+
+def test_a_row_that_fails_is_a_row(desk, usual):
+    job = served(desk, replace(usual, amplifiers="1, 1e30", target_layer="2", components=("hidden_state",)))
+    assert job.state == "done"
+    assert len(job.rows) == 6 and set(job.rows["status"]) <= {"ok", "nonfinite"}
+    bad = replace_readings(
+        job, lambda reading: reading._replace(status="nonfinite", message="<b>too</b> large", score=np.nan)
+    )
+    assert "&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5) and "6 failed" in view.status(desk, bad)
+
+
+def replace_readings(job: Job, change) -> Job:
+    return replace(job, readings={id: change(reading) for id, reading in job.readings.items()})
+
+
+def test_a_full_queue_is_said(desk, usual, monkeypatch):
+    monkeypatch.setattr("helpers.app.desk.MOST_WAITING", 0)
+    with pytest.raises(InputError, match="queue='0 requests wait': try again"):
+        desk.submit(usual)
+
+
+def test_one_model_in_memory_and_one_that_fails_harms_nothing(tiny_folder, usual, tmp_path):
+    desk = Desk(str(tiny_folder)).open()
+    try:
+        served(desk, usual)
+        first = weakref.ref(desk._lm.model)
+        assert served(desk, replace(usual, model=DEFAULT_MODEL, layers="1", amplifiers="1")).state == "done"
+        gc.collect()
+        assert desk.loaded == DEFAULT_MODEL and first() is None
+
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        for file in tiny_folder.iterdir():
+            (broken / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
+        bad = Desk(str(broken)).open()
+        while not bad.is_ready:
+            time.sleep(0.01)
+        assert "its weights can&#x27;t be loaded" in view.status(bad, None)
+        job = served(bad, replace(usual, model=str(broken)))
+        assert job.state == "failed" and 'role="alert"' in view.status(bad, job)
+        assert served(bad, replace(usual, model=DEFAULT_MODEL, layers="1", amplifiers="1")).state == "done"
+        bad.close()
+        with pytest.raises(InputError, match="model='elsewhere': expected one of"):
+            desk.card("elsewhere")
+    finally:
+        desk.close()
+
+
+def test_what_is_kept_is_bounded(desk, usual, monkeypatch):
+    monkeypatch.setattr("helpers.app.desk.MOST_KEPT", 30)
+    old = served(desk, replace(usual, amplifiers="1, 41"))
+    for i in range(3):
+        new = served(desk, replace(usual, amplifiers=f"1, 5{i}"))
+    assert desk.find(old.id) is None and desk.find(new.id) is new and desk.find("nonsense") is None
+
+
+# How it looks
+
+
+@pytest.fixture(scope="module")
+def job(desk, usual):
+    return served(desk, usual)
+
+
+def test_text_is_never_markup(desk, usual, job):
+    evil = '<script>alert(1)</script><img src=x onerror="alert(2)">${7*7}{{value}}'
+    asked = served(desk, replace(usual, prompt=evil[:40], tokens=(-1,)))
+    bad = replace_readings(asked, lambda reading: reading._replace(result=evil))
+    pages = [view.table(bad, asked.items["position"][0]), view.heat_map(bad), view.heading(bad), view.report(bad, evil)]
+    pages += [view.ladder(bad, key) for key in view.ladders(bad)] + [view.error(evil)]
+    for page in pages:
+        assert "<script" not in page and "<img" not in page and 'onerror="' not in page
+    assert "&lt;script&gt;" in pages[-1]
+
+
+def test_best_and_chance_have_the_same_number_of_tries():
+    chance = np.array([[0.1, 0.9], [0.8, 0.2]], dtype=np.float32)
+    ladder = [(a, Reading("", 1.0, "ok", "", score, row)) for a, score, row in zip((3, 6), (0.5, 0.7), chance)]
+    best = view.Best(ladder, 0.3)
+    assert (best.amplifier, best.tries, best.mark) == (6, 2, "lucky")  # against others, two tries give 0.8 and 0.9
+    assert best.chance == pytest.approx((0.8, 0.9))
+    assert view.Best([(3, ladder[0][1]._replace(chance=np.array([0.1, 0.2])))], 0.3).mark == "hit"
+    assert view.Best([(3, ladder[0][1]._replace(score=0.2))], 0.3).mark == ""
+    failed = ladder[0][1]._replace(score=np.nan)
+    assert view.Best([(3, failed), (6, ladder[1][1])], 0.3).amplifier == 6
+
+
+def test_words_of_the_prompt_are_marked(desk, job):
+    said = replace_readings(job, lambda reading: reading._replace(result=": the Wales of England, Diana: princess"))
+    cell = view.table(said, 5)
+    marked = set(re.findall(r"<mark[^>]*>(\w+)</mark>", cell)) - {"word"}
+    assert marked == {"Wales", "Diana", "princess"}  # not "the" and "of"
+    assert '<span class="badge">echo</span>' not in cell
+    assert '<span class="badge">echo</span>' in view.table(
+        replace_readings(job, lambda reading: reading._replace(result=": Diana of Wales, x")), 5
+    )
+
+
+@pytest.mark.parametrize("name", ["a|1", "a|1|2|3", "../x|1|2", "a|-1|2", "a|1|9999999", "", None, 5, {"a": 1}])
+def test_a_cell_that_the_page_did_not_make_is_none(name):
+    assert view.parse_cell(name) is None
+
+
+def test_the_report_stands_alone(job, usual, desk):
+    report = view.report(job, "x = '<b>'")
+    assert not re.search(r"(src|href)=|url\(|@import|<script", report)
+    assert "default-src 'none'" in report and PROMPT in report and "fingerprint" in report
+
+
+# Who may ask for what
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder):
+    server = Server(Desk(str(tiny_folder)))
+    yield server
+    server.close()
+
+
+def get(url: str, method: str = "GET", **headers: str) -> tuple[int, dict, bytes]:
+    data = b"{}" if method == "POST" else None
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=20) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+def test_it_listens_on_this_machine_alone(server):
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    addresses = {
+        connection.laddr.ip
+        for connection in __import__("psutil").Process().net_connections()
+        if connection.laddr.port == port
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_every_answer_carries_the_policy(server):
+    for path in ("", "config", "gradio_api/info", "gradio_api/upload"):
+        status, headers, _ = get(server.url + path)
+        assert headers["content-security-policy"] == POLICY and headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example:7860", ""])
+def test_another_host_name_is_refused(server, host):
+    assert get(server.url, Host=host)[0] == 400
+
+
+def test_a_page_of_another_origin_can_not_ask(server):
+    join = server.url + "gradio_api/queue/join"
+    assert get(join, "POST", Origin="http://evil.example")[0] == 403
+    assert get(join, "POST", Origin="http://localhost:1")[0] == 403
+    assert get(join, "POST", Origin=server.url.rstrip("/"))[0] != 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/file=/etc/passwd", "gradio_api/file=../../etc/passwd", "gradio_api/file=%2Fetc%2Fpasswd",
+        "gradio_api/file=https://example.com/", "gradio_api/file=HTTP://127.0.0.1:1/", "gradio_api/proxy=https://x.hf.space/",
+        f"gradio_api/file={ROOT}/README.md", "file=/etc/passwd", "gradio_api//file=/etc/passwd",
+        "gradio_api/file/etc/passwd", "static/../../../../etc/passwd", "gradio_api/upload", "monitoring",
+    ],
+)  # fmt: skip
+def test_no_file_outside_the_exports_can_be_fetched(server, path):
+    for method in ("GET", "POST"):
+        status, _, body = get(server.url + path, method)
+        assert status >= 400 and b"root:" not in body and b"Superscopes" not in body
+
+
+def test_another_address_needs_a_password():
+    with pytest.raises(InputError, match="address='0.0.0.0': others can reach it, so it needs a password"):
+        Server(Desk(DEFAULT_MODEL), address="0.0.0.0")
+    server = Server(Desk(DEFAULT_MODEL), address="0.0.0.0", password="correct horse")
+    try:
+        url = re.sub(r"//[^:]+", "//127.0.0.1", server.url)
+        assert get(url + "config")[0] == 401 and get(url + "gradio_api/info")[0] == 401
+        client = Client(url, auth=("superscopes", "correct horse"), verbose=False)
+        assert DEFAULT_MODEL in client.predict(api_name="/models")
+    finally:
+        server.close()
+
+
+def test_programs_get_the_rows_of_a_sweep(server, tiny, usual):
+    client = Client(server.url, verbose=False)
+    assert client.predict(api_name="/models")[0] == usual.model
+    assert client.predict(PROMPT, api_name="/tokens") == [*tiny.decoded_tokens(PROMPT)]
+    rows = client.predict(PROMPT, layers="0-2", amplifiers="1, 3", api_name="/interpret")
+    wanted = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "0-2", (1, 3))
+    assert rows == json.loads(wanted.to_json(orient="records"))
+    with pytest.raises(AppError, match="layers=9: this model has layers 0–2"):
+        client.predict(PROMPT, layers="9", api_name="/interpret")
+    assert {"/models", "/tokens", "/interpret"} == set(client.view_api(return_format="dict")["named_endpoints"])
+    described = get(server.url + "gradio_api/info")[2].decode()
+    assert "Read vectors of a prompt" in described
+
+
+def test_the_csv_opens_in_the_figures_notebook(desk, usual, tmp_path):
+    job = served(desk, replace(usual, components=("mlp_output", "hidden_state")))
+    save_results(job.rows, tmp_path / "app.csv")
+    assert (
+        reproduce(["--only", "layer_success_plots", f"results={tmp_path / 'app.csv'}", f"out_dir={tmp_path / 'out'}"])
+        == 0
+    )
+    counts = pd.read_csv(tmp_path / "out" / "layer_success.csv")
+    assert set(counts["component"]) == {"mlp_output", "hidden_state"} and (counts["prompts"] == 1).all()
+    assert (tmp_path / "out" / "layer_success.png").is_file()
+
+
+# From the terminal and the notebook
+
+
+def started(*arguments: str, code: str = "") -> subprocess.Popen:
+    command = ["-c", code] if code else ["-m", "helpers.app"]
+    return subprocess.Popen(
+        [sys.executable, *command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "smolm2"], "model='smolm2': expected smollm2-135m"),
+        (["--dtype", "int3"], "dtype='int3': expected one of"),
+        (["--address", "0.0.0.0"], "address='0.0.0.0': others can reach it"),
+        (["--port", "99999"], "port=99999: expected 1 to 65535"),
+    ],
+)
+def test_bad_arguments_end_with_a_sentence(arguments, message, capsys):
+    assert app(arguments) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(message) and said.err.count("\n") == 1 and not said.out
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = started("--port", str(port))
+        _, error = said.communicate(timeout=60)
+    assert said.returncode == 2 and f"port={port}: can't be used (address already in use)" in error
+
+
+RECORDING = """
+import socket, sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        address = arguments[1] if event == "socket.connect" else arguments[0]
+        host = address[0] if isinstance(address, tuple) else address
+        if str(host) not in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "None"): print("ASKED", event, host, flush=True)
+sys.addaudithook(watch)
+from helpers.app.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_server_asks_no_other_host_and_ctrl_c_stops_it(tiny_folder):
+    served = started("--model", str(tiny_folder), code=RECORDING)
+    said = served.stdout.readline()
+    assert said.startswith("Superscopes is at http://127.0.0.1:"), said + served.stderr.read()
+    client = Client(re.search(r"http://\S+/", said)[0], verbose=False)
+    assert client.predict(PROMPT, layers="1", amplifiers="1", api_name="/interpret")
+    served.send_signal(2)
+    out, _ = served.communicate(timeout=30)
+    assert served.returncode == 130 and "ASKED" not in out
+
+
+def test_the_notebook_shows_the_page(tiny_folder, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "notebooks" / "superscopes_app.ipynb", as_version=4)
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += f"\nmodel = {str(tiny_folder)!r}"
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    monkeypatch.setenv("JUPYTER_PATH", f"{sys.prefix}/share/jupyter")
+    with client.setup_kernel():
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+        shown = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+        url = re.search(r"http://127.0.0.1:\d+/", shown)[0]
+        assert "<iframe" in shown and get(url)[0] == 200
+        again = nbformat.v4.new_code_cell("app = show(model, dtype, port or None, height); app.url")
+        notebook.cells.append(again)
+        client.execute_cell(again, len(notebook.cells) - 1)
+        assert get(re.search(r"http://127.0.0.1:\d+/", json.dumps(again.outputs))[0])[0] == 200
