@@ -16,7 +16,7 @@ from .components import COMPONENTS, parse_component
 from .decoding import SAMPLING_VERSION, Sampling
 
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
-MOST_AMPLIFIERS = 10_000  # of a range
+MOST_AMPLIFIERS = 10_000  # of a text
 
 PAPER_TARGET_PROMPT = (
     "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational "
@@ -236,7 +236,7 @@ def parse_amplifiers(text: str) -> list[float]:
     """Amplifiers of a text: numbers and ranges from:to:step (both ends included), separated by commas.
 
     Raises:
-        InputError: not of that form, not finite, or a range of more than MOST_AMPLIFIERS.
+        InputError: not of that form, not finite, or more than MOST_AMPLIFIERS.
     """
     amplifiers = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -245,7 +245,7 @@ def parse_amplifiers(text: str) -> list[float]:
         except ValueError:
             ends = []
         if len(ends) not in (1, 3) or not all(map(math.isfinite, ends)):
-            raise InputError("amplifiers", part, "expected numbers, or from:to:step, like 1, 1.5, 2:6:0.5")
+            raise InputError("amplifiers", part[:40], "expected numbers, or from:to:step, like 1, 1.5, 2:6:0.5")
         if len(ends) == 1:
             amplifiers += ends
             continue
@@ -254,7 +254,9 @@ def parse_amplifiers(text: str) -> list[float]:
         if not 0 <= steps < MOST_AMPLIFIERS:
             why = f"expected from:to:step with a step that leads there, and at most {MOST_AMPLIFIERS:,} numbers"
             raise InputError("amplifiers", part, why)
-        amplifiers += [round(first + i * step, 9) for i in range(int(steps + 1e-9) + 1)]
+        amplifiers += [float(f"{first + i * step:.12g}") for i in range(int(steps + 1e-9) + 1)]
+        if len(amplifiers) > MOST_AMPLIFIERS:
+            raise InputError("amplifiers", text[:40], f"more than {MOST_AMPLIFIERS:,} of them")
     return amplifiers
 
 

@@ -30,7 +30,7 @@ def ask(page, **settings: str) -> None:
         page.locator(f"#{name.replace('_', '-')}").locator("textarea, input").first.fill(value)
     page.evaluate("document.querySelectorAll('.status').forEach(one => one.dataset.old = 1)")
     page.click("#interpret")
-    page.wait_for_selector("#status-a .status:not([data-old])", timeout=60_000)
+    page.wait_for_selector(".status:not([data-old])", timeout=60_000)
 
 
 def wait_until_over(page, panel: str = "a") -> str:

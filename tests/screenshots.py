@@ -82,7 +82,7 @@ def take(url: str, folder: Path) -> None:
         page.wait_for_selector(".ladder")
         save(page, "phone-ladder")
         ask(page, prompt="Diana, Princess of Wales", layers="99")
-        page.wait_for_selector(".status.error")
+        page.wait_for_selector("#problem .error")
         save(page, "phone-error", full=False)
         page.context.close()
 

@@ -17,6 +17,12 @@ import pandas as pd
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from test_readme import blocks
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from helpers import ROOT, InputError
 from helpers.app import view
@@ -24,8 +30,9 @@ from helpers.app.__main__ import main as app
 from helpers.app.desk import Desk, Job, Reading
 from helpers.app.panel import Panel
 from helpers.app.server import POLICY, Server
-from helpers.app.settings import MARKED, MOST_ROWS, Settings, unmark
+from helpers.app.settings import MARKED, MOST_ROWS, Settings, same_tokens, unmark
 from helpers.catalogue import DEFAULT_MODEL
+from helpers.models import ModelCard
 from helpers.plans import TargetPrompt
 from helpers.reproduce import main as reproduce
 from helpers.results import save_results
@@ -96,7 +103,10 @@ def test_a_link_that_was_not_made_here_is_said():
         ({"amplifiers": "5:1:1"}, "a step that leads there"),
         ({"amplifiers": "1:5:0"}, "a step that leads there"),
         ({"components": ()}, "components=.*at least one"),
-        ({"components": ("logits",)}, "components='logits'"),
+        ({"components": ("logits",)}, "components=.'logits'.: choose at least one of pre_mlp_residual"),
+        ({"components": ("mlp_output", "random[mlp_output]")}, "components=.*choose at least one of"),
+        ({"amplifiers": "1," * 5000}, "10,000 characters; at most 2,000"),
+        ({"amplifiers": "1:9000:1, 1:9000:1"}, "more than 10,000"),
         ({"tokens": ()}, "tokens=.*at least one token"),
         ({"tokens": (77,)}, "token=77: is outside"),
         ({"target_layer": "-1"}, "target_layer='-1'"),
@@ -151,18 +161,19 @@ def test_the_python_lines_give_the_same_rows(desk, usual):
 
 
 def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
-    first = served(desk, replace(usual, amplifiers="1, 4, 8", layers="1"))
-    assert (first.read, len(first.readings)) == (9, 9)
+    first = served(desk, replace(usual, amplifiers="1.5, 4, 8", layers="all", tokens=(0, 1, 2)))
+    assert (first.known, first.read, len(first.readings)) == (0, 81, 81)
     again = served(desk, first.settings)
-    assert (again.read, len(again.readings)) == (0, 9)
+    assert (again.known, again.read, len(again.readings)) == (81, 0, 81)
     longer = served(desk, Panel.rest_of(first))
-    assert longer.read <= len(longer.items)
-    whole = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "all", (1, 4, 8), token=[*range(6)])
+    assert (longer.known, longer.read, len(longer.readings)) == (81, 162 - 48, 162)  # the first batch was all known
+    components = ("pre_mlp_residual", "mlp_output", "hidden_state")
+    whole = sweep(tiny, PROMPT, components, "all", (1.5, 4, 8), token=[*range(6)])
     pd.testing.assert_frame_equal(longer.rows, whole)
 
 
 def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny):
-    settings = replace(usual, amplifiers="1:300:0.5")
+    settings = replace(usual, amplifiers="1:100:0.5")
     job = desk.submit(settings)
     while not job.readings and not job.is_over:
         time.sleep(0.005)
@@ -205,6 +216,48 @@ def test_a_row_that_fails_is_a_row(desk, usual):
 
 def replace_readings(job: Job, change) -> Job:
     return replace(job, readings={id: change(reading) for id, reading in job.readings.items()})
+
+
+def test_equal_requests_wait_in_turn_and_a_waiting_one_can_be_stopped(desk, usual):
+    busy = desk.submit(replace(usual, amplifiers="1:160:0.5"))
+    equal = [desk.submit(replace(usual, amplifiers="77")) for _ in range(3)]
+    places = [desk.place(job) for job in equal]
+    assert places == [places[0], places[0] + 1, places[0] + 2]
+    desk.stop(equal[0])
+    assert equal[0].state == "stopped" and desk.place(equal[1]) == places[0]
+    assert "Stopped after 0 of 9 readings" in view.status(desk, equal[0])
+    desk.stop(busy)
+    while not equal[2].is_over:
+        time.sleep(0.01)
+    assert [job.state for job in equal] == ["stopped", "done", "done"] and equal[2].known == 9
+
+
+def test_a_request_that_breaks_keeps_what_it_read(desk, usual, monkeypatch, capsys):
+    def break_at_the_second_batch(self, job, rows, *more, own=Desk._take):
+        if job.readings:
+            raise RuntimeError("<i>the disk</i> is on fire")
+        own(self, job, rows, *more)
+
+    monkeypatch.setattr(Desk, "_take", break_at_the_second_batch)
+    job = served(desk, replace(usual, amplifiers="1.125:160:1"))
+    assert job.state == "failed" and "&lt;i&gt;the disk&lt;/i&gt; is on fire" in view.status(desk, job)
+    assert 0 < len(job.rows) < len(job.items) and not job.rows.attrs["whole"]
+    assert "RuntimeError" in capsys.readouterr().err
+
+
+def test_two_models_read_the_same_pieces_of_a_prompt(tiny):
+    assert same_tokens(PROMPT, (-1, 0), tiny, tiny) == (5, 0)
+    with_bos = AutoTokenizer.from_pretrained(tiny.source.folder)
+    bos = "<|endoftext|>"
+    with_bos._tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 0)])
+    other = ModelCard(tiny.source, tiny.config, with_bos)
+    assert len(other.token_ids(PROMPT)) == 7 and same_tokens(PROMPT, (-1, 0, 3), tiny, other) == (6, 1, 4)
+    words = Tokenizer(WordLevel({"Diana": 0, ",": 1, "Princess": 2, "of": 3, "Wales": 4, "?": 5}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()
+    other = ModelCard(tiny.source, tiny.config, PreTrainedTokenizerFast(tokenizer_object=words))
+    assert same_tokens(PROMPT, (-1, 1), tiny, other) == (4, 0)
+    with pytest.raises(InputError, match="cuts the prompt elsewhere: 'Diana'"):
+        same_tokens(PROMPT, (0,), tiny, other)  # "D"
 
 
 def test_a_full_queue_is_said(desk, usual, monkeypatch):
@@ -267,16 +320,16 @@ def test_text_is_never_markup(desk, usual, job):
     assert "&lt;script&gt;" in pages[-1]
 
 
-def test_best_and_chance_have_the_same_number_of_tries():
+def test_best_and_chance_have_the_same_number_of_tries(job):
     chance = np.array([[0.1, 0.9], [0.8, 0.2]], dtype=np.float32)
-    ladder = [(a, Reading("", 1.0, "ok", "", score, row)) for a, score, row in zip((3, 6), (0.5, 0.7), chance)]
-    best = view.Best(ladder, 0.3)
+    ladder = [(a, Reading(": a band", 1.0, "ok", "", score, row)) for a, score, row in zip((3, 6), (0.5, 0.7), chance)]
+    best = view.Best(job, ladder)
     assert (best.amplifier, best.tries, best.mark) == (6, 2, "lucky")  # against others, two tries give 0.8 and 0.9
     assert best.chance == pytest.approx((0.8, 0.9))
-    assert view.Best([(3, ladder[0][1]._replace(chance=np.array([0.1, 0.2])))], 0.3).mark == "hit"
-    assert view.Best([(3, ladder[0][1]._replace(score=0.2))], 0.3).mark == ""
+    assert view.Best(job, [(3, ladder[0][1]._replace(chance=np.array([0.1, 0.2])))]).mark == "hit"
+    assert view.Best(job, [(3, ladder[0][1]._replace(score=0.2))]).mark == ""
     failed = ladder[0][1]._replace(score=np.nan)
-    assert view.Best([(3, failed), (6, ladder[1][1])], 0.3).amplifier == 6
+    assert view.Best(job, [(3, failed), (6, ladder[1][1])]).amplifier == 6
 
 
 def test_words_of_the_prompt_are_marked(desk, job):
@@ -284,10 +337,27 @@ def test_words_of_the_prompt_are_marked(desk, job):
     cell = view.table(said, 5)
     marked = set(re.findall(r"<mark[^>]*>(\w+)</mark>", cell)) - {"word"}
     assert marked == {"Wales", "Diana", "princess"}  # not "the" and "of"
-    assert '<span class="badge">echo</span>' not in cell
-    assert '<span class="badge">echo</span>' in view.table(
-        replace_readings(job, lambda reading: reading._replace(result=": Diana of Wales, x")), 5
-    )
+
+
+def test_an_echo_is_no_success(job):
+    def mark(result):
+        reading = Reading(result, 1.0, "ok", "", 0.9, np.zeros(47, np.float32))
+        return view.Best(job, [(3.0, reading)]).mark
+
+    assert mark(": Diana of Wales, x") == mark(", United Kingdom") == mark("") == "echo"
+    assert mark(": British princess, x") == "hit"
+
+
+def test_counts_stand_beside_chance(job):
+    def reading(score, *chance):
+        return Reading(": a band", 1.0, "ok", "", score, np.array(chance, np.float32))
+
+    items = job.items[job.items["component"] == "mlp_output"].iloc[:6]  # layers 0 and 1, amplifiers 1, 3 and 9
+    said = [reading(0.5, 0, 0.4), reading(0.1, 0, 0), reading(0.4, 0, 0)]
+    said += [reading(0.1, 0.4, 0.4), reading(0.2, 0, 0.4), reading(0, 0.4, 0)]
+    words = view.counts(replace(job, items=items, readings=dict(zip(items["id"], said, strict=True))))
+    assert "1 of 2 plain (by chance 1.5, 1 to 2)" in words and "1 of 2 amplified (by chance 1.0, 1 to 1)" in words
+    assert "beside 2 other prompts" in words
 
 
 @pytest.mark.parametrize("name", ["a|1", "a|1|2|3", "../x|1|2", "a|-1|2", "a|1|9999999", "", None, 5, {"a": 1}])
@@ -354,7 +424,7 @@ def test_a_page_of_another_origin_can_not_ask(server):
         "gradio_api/file=/etc/passwd", "gradio_api/file=../../etc/passwd", "gradio_api/file=%2Fetc%2Fpasswd",
         "gradio_api/file=https://example.com/", "gradio_api/file=HTTP://127.0.0.1:1/", "gradio_api/proxy=https://x.hf.space/",
         f"gradio_api/file={ROOT}/README.md", "file=/etc/passwd", "gradio_api//file=/etc/passwd",
-        "gradio_api/file/etc/passwd", "static/../../../../etc/passwd", "gradio_api/upload", "monitoring",
+        "gradio_api/file/etc/passwd", "gradio_api/file/https://example.com/", "gradio_api/deep_link", "static/../../../../etc/passwd", "gradio_api/upload", "monitoring",
     ],
 )  # fmt: skip
 def test_no_file_outside_the_exports_can_be_fetched(server, path):
@@ -383,6 +453,8 @@ def test_programs_get_the_rows_of_a_sweep(server, tiny, usual):
     rows = client.predict(PROMPT, layers="0-2", amplifiers="1, 3", api_name="/interpret")
     wanted = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "0-2", (1, 3))
     assert rows == json.loads(wanted.to_json(orient="records"))
+    with pytest.raises(AppError, match="of another kind than the API page says"):
+        client.predict(5, api_name="/interpret")
     with pytest.raises(AppError, match="layers=9: this model has layers 0–2"):
         client.predict(PROMPT, layers="9", api_name="/interpret")
     assert {"/models", "/tokens", "/interpret"} == set(client.view_api(return_format="dict")["named_endpoints"])
@@ -390,6 +462,16 @@ def test_programs_get_the_rows_of_a_sweep(server, tiny, usual):
     assert "Read vectors of a prompt" in described
 
 
+def test_the_readmes_client_prints_readings(server, capsys):
+    example = next(block for block in blocks("python") if "gradio_client" in block)
+    exec(example.replace("http://127.0.0.1:7860", server.url).replace("3-5", "1-2"), {})
+    assert (
+        len(re.findall(r"^[12] (?:pre_mlp_residual|mlp_output|hidden_state) [13]\.0 ", capsys.readouterr().out, re.M))
+        == 12
+    )
+
+
+@pytest.mark.slow
 def test_the_csv_opens_in_the_figures_notebook(desk, usual, tmp_path):
     job = served(desk, replace(usual, components=("mlp_output", "hidden_state")))
     save_results(job.rows, tmp_path / "app.csv")
@@ -418,6 +500,7 @@ def started(*arguments: str, code: str = "") -> subprocess.Popen:
         (["--model", "smolm2"], "model='smolm2': expected smollm2-135m"),
         (["--dtype", "int3"], "dtype='int3': expected one of"),
         (["--address", "0.0.0.0"], "address='0.0.0.0': others can reach it"),
+        (["--address", "::1"], "address='::1'"),
         (["--port", "99999"], "port=99999: expected 1 to 65535"),
     ],
 )
@@ -461,6 +544,7 @@ def test_the_server_asks_no_other_host_and_ctrl_c_stops_it(tiny_folder):
     assert served.returncode == 130 and "ASKED" not in out
 
 
+@pytest.mark.slow
 def test_the_notebook_shows_the_page(tiny_folder, monkeypatch):
     import nbformat
     from nbclient import NotebookClient

@@ -2,6 +2,7 @@
 
 import random
 
+import pandas as pd
 import pytest
 import torch
 from conftest import count_hooks
@@ -151,6 +152,19 @@ def test_run_yields_batches_of_the_plan_in_order_with_progress(tiny):
     for column in ("id", "result", "rho"):
         assert [value for batch in batches for value in batch[column]] == whole[column].tolist()
     assert whole["id"].is_unique
+
+
+def test_run_passes_over_batches_that_are_done_and_takes_a_prompt_that_was_read(tiny):
+    plan = make_plan(["Titanic", "Star Wars"], layers="0-2", amplifiers=[1, 2], max_new_tokens=3)
+    batches, seen = list(run(tiny, plan, batch_size=5)), []
+    done = {*batches[0]["id"], *batches[1]["id"][:4]}  # the second one is not whole
+    read = PatchedPrompt(tiny, plan.target_prompt, plan.max_new_tokens)
+    rest = list(run(tiny, plan, 5, lambda *told: seen.append(told), done=done, prompt=read))
+    assert seen == [(5, 12), (10, 12), (12, 12)] and len(rest) == 2
+    for again, first in zip(rest, batches[1:], strict=True):
+        pd.testing.assert_frame_equal(again, first)
+    other = PatchedPrompt(tiny, TargetPrompt("Oslo: Capital of x"), 3)  # not this plan's, so it is not used
+    assert next(run(tiny, plan, 5, prompt=other))["result"].tolist() == batches[0]["result"].tolist()
 
 
 def test_rho_is_the_norm_beside_the_placeholders_own(lm):

@@ -121,6 +121,28 @@ def test_wrong_settings_name_the_parameter_and_what_is_allowed(settings, words):
         make_plan(**{"prompts": ["Titanic"]} | settings)
 
 
+@pytest.mark.parametrize(
+    ("text", "amplifiers"),
+    [
+        ("1, 1.3,1.5", (1, 1.3, 1.5)),
+        ("1:3:0.5", (1, 1.5, 2, 2.5, 3)),
+        ("1:2:0.4, 7,", (1, 1.4, 1.8, 7)),
+        ("0.1:0.3:0.1", (0.1, 0.2, 0.3)),
+        ("3:1:-1", (3, 2, 1)),
+        ("1e-10:3e-10:1e-10", (1e-10, 2e-10, 3e-10)),
+        ("-1", (-1,)),
+    ],
+)
+def test_amplifiers_as_a_text(text, amplifiers):
+    assert make_plan(["Titanic"], amplifiers=text).amplifiers == amplifiers
+
+
+@pytest.mark.parametrize("text", ["", " , ", "one", "1:2", "1:2:0", "2:1:1", "1:inf:1", "nan", "1:1e9:1", "1;2"])
+def test_a_text_that_is_no_amplifiers(text):
+    with pytest.raises(InputError, match="amplifiers="):
+        make_plan(["Titanic"], amplifiers=text)
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(-1, 0.9), (float("inf"), 0.9), (0.6, 0), (0.6, 1.1), ("a", 1)])
 def test_sampling_refuses(temperature, top_p):
     with pytest.raises(InputError, match="temperature=|top_p="):

@@ -49,6 +49,8 @@ def test_every_command_is_one_that_runme_takes():
         assert words[0] == "./runme.sh"
         if words[1:2] == ["models"]:
             assert set(words[2:]) <= set(CATALOGUE)
+        elif words[1:2] == ["app"]:
+            assert {word for word in words if word.startswith("--")} <= {"--model", "--port", "--dtype"}
         elif words[1:2] not in (["test"], ["lab"]):
             somewhere = [word for word in words if word.startswith("adapter=")]  # of the reader's own
             parse_settings([word for word in words[1:] if "=" in word and word not in somewhere], defaults)
@@ -64,7 +66,7 @@ def test_every_command_is_one_that_runme_takes():
 def test_the_python_example_prints_what_the_page_shows():
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(blocks("python")[0], {})
+        exec(next(block for block in blocks("python") if "sweep(" in block), {})
     assert printed.getvalue() == blocks("text")[0]
 
 
@@ -167,6 +169,13 @@ def test_the_speed_is_what_was_measured():
         assert words in README.replace("\n", " "), words
     for way in ("this engine", "this engine, not compiled"):
         assert table.loc[(way, "float32"), "same texts as plain"] == "128 of 128"
+
+
+def test_the_application_is_as_fast_as_was_measured():
+    table = pd.read_csv(ROOT / "benchmarks/results/app.csv").set_index("what")
+    first, whole = (table.loc[f"page, {which} readings"] for which in ("first", "all"))
+    words = f"begin to appear after {first['seconds']:.1f} s and are there after {whole['seconds']:.1f} s"
+    assert f"{words}, {whole['times the sweep']:.1f} times as long as a sweep" in " ".join(README.split())
 
 
 def test_the_proof_at_load_costs_what_was_measured():

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from helpers import InputError
-from helpers.scoring import embed, judge_folder, score, similarity, success_counts
+from helpers.scoring import embed, judge_folder, null_range, other_prompts, score, similarity, success_counts
 
 TEXTS = ["Pink Floyd", ": British rock band, Tesla:", "", "Diana, Princess of Wales", "皇家 🎸", "NA"]
 
@@ -110,6 +110,25 @@ def test_threshold_is_a_cosine(threshold):
 def test_a_null_needs_two_prompts():
     with pytest.raises(InputError, match="at least two"):
         success_counts(made_up().iloc[:6])
+
+
+def test_a_single_prompt_is_judged_beside_others():
+    rows = made_up().iloc[:6]  # of Pink Floyd; layer 2 reads like Titanic
+    others = ["pink  floyd", "Titanic", "King Kong", "Star Wars"]  # the first is the same
+    per_layer, overall = success_counts(rows, others=others)
+    cosines = embed(rows["result"].tolist()) @ embed(["Pink Floyd", *others[1:]]).T > 0.3
+    for counted in per_layer.to_dict("records"):
+        plain = (rows["amplification value"] == 1) == (counted["method"] == "Patchscopes")
+        hits = cosines[(plain & (rows["layer"] == counted["layer"])).to_numpy()].any(0)
+        assert (counted["prompts"], counted["interpreted"]) == (1, hits[0])
+        assert counted["null_mean"] == round(hits[1:].mean(), 2)
+    assert per_layer["interpreted"].sum() and per_layer["null_mean"].sum() and (overall["pairs"] == 2).all()
+
+
+def test_the_null_of_a_best_has_as_many_tries():
+    cosines = np.array([[0.1, 0.5, 0.2], [0.3, 0.0, 0.2]])
+    assert null_range(cosines) == (0.2, 0.5) and null_range(cosines[:1]) == (0.1, 0.5)
+    assert other_prompts("Star  Wars", ["star wars", "Star Trek"]) == ["Star Trek"]
 
 
 def test_mixed_target_layers_are_refused():

@@ -8,7 +8,7 @@ import gradio as gr
 
 from .. import InputError
 from .desk import Desk
-from .settings import COLUMNS, MARKED, Settings
+from .settings import COLUMNS, MARKED, Settings, check_length
 
 
 def add_api(desk: Desk) -> None:
@@ -21,6 +21,7 @@ def add_api(desk: Desk) -> None:
     def tokens(prompt: str, model: str = desk.model) -> list[str]:
         """The prompt's tokens, by position."""
         with _errors():
+            check_length("prompt", prompt)
             return desk.card(model).decoded_tokens(prompt)
 
     async def interpret(
@@ -45,9 +46,9 @@ def add_api(desk: Desk) -> None:
             while not job.is_over:
                 await asyncio.sleep(0.05)
         finally:
-            job.stop.set()  # nobody waits for it any more
-        if job.state == "failed":
-            raise gr.Error(escape(job.message))
+            desk.stop(job)  # nobody waits for it any more
+        if job.state != "done":
+            raise gr.Error(escape(job.message or "stopped before it was done", quote=False))
         return json.loads(job.rows.to_json(orient="records")) if job.rows is not None else []
 
     gr.api(models, api_name="models")
@@ -64,3 +65,5 @@ class _errors:
     def __exit__(self, kind, error, trace):
         if isinstance(error, InputError):
             raise gr.Error(escape(str(error), quote=False)) from None
+        if isinstance(error, TypeError | ValueError | AttributeError):
+            raise gr.Error("a parameter is of another kind than the API page says") from None

@@ -6,7 +6,9 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +27,7 @@ from ..superscopes import ROW_COLUMNS, run
 from .settings import Settings
 
 SMALLEST_BATCH, BATCH = 16, 48  # rows at a time, a third of a request: what Stop waits for (benchmarks/results/app.csv)
-LARGER_BATCH, LONG = 128, 1024  # for requests of so many rows
+LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
 MOST_WAITING = 20  # requests in the queue
 MOST_KEPT, MOST_JOBS = 200_000, 500  # readings, and requests, that are kept; the oldest go first
 OTHERS = "data/prompts.csv"  # the prompts that chance is made of
@@ -47,7 +49,7 @@ class Reading(NamedTuple):
     chance: np.ndarray
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """A request, from the queue to its rows; readers take what is there, the desk's thread alone writes.
 
@@ -56,7 +58,8 @@ class Job:
         items: the plan's rows without their readings, in its order.
         readings: id -> what was read.
         rows: when it ended, the rows in the row schema, scored; `.attrs` is the JSON beside the CSV.
-        read: how many of the readings this request computed itself.
+        known: how many of the readings were in memory when it began.
+        read: how many it computed itself.
     """
 
     settings: Settings
@@ -69,6 +72,7 @@ class Job:
     message: str = ""
     readings: dict[str, Reading] = field(default_factory=dict)
     rows: pd.DataFrame | None = None
+    known: int = 0
     read: int = 0
     started: float = 0.0
     seconds: float = 0.0
@@ -97,7 +101,8 @@ class Desk:
         self.model, self.dtype, self.device = model, dtype, device
         self._options = {model: source_options}
         self.others = read_prompts(OTHERS)
-        self.speeds: dict[str, float] = {}  # model -> the most readings per second so far
+        self.speeds: dict[str, float] = {}  # model -> readings per second of the last request that read some
+        self.forget: Callable[[str], None] = lambda id: None  # called for a request that is no longer kept
         self.state, self.is_ready = "", False
         self._lm, self._lm_name, self._prompt = None, "", None
         self._cards, self._reading_cards = {}, threading.Lock()
@@ -121,6 +126,7 @@ class Desk:
         """Stop after the batch in hand, and let the model go."""
         with self._changed:
             self._closed = True
+            self._queue.clear()
             for job in self._jobs.values():
                 job.stop.set()
             self._changed.notify_all()
@@ -169,6 +175,14 @@ class Desk:
             self._changed.notify_all()
         return job
 
+    def stop(self, job: Job) -> None:
+        """End a request: at once if it waits, or after the batch in hand; what was read is kept."""
+        with self._changed:
+            job.stop.set()
+            if job in self._queue:
+                self._queue.remove(job)
+                job.state = "stopped"
+
     def find(self, id: str) -> Job | None:
         """A request by its id; None if it is none, or is long over."""
         return self._jobs.get(id)
@@ -181,17 +195,18 @@ class Desk:
         return waiting.index(job) + busy if job in waiting else 0
 
     def _tidy(self) -> None:
-        kept = sum(len(job.readings) for job in self._jobs.values())
+        kept = sum(len(job.items) for job in self._jobs.values())
         for job in list(self._jobs.values()):
             if job.is_over and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
-                kept -= len(job.readings)
+                kept -= len(job.items)
                 del self._jobs[job.id]
+                self.forget(job.id)
 
     def _get_ready(self) -> None:
         """Load the model and the judge, and read the target prompt that most will ask with."""
         lm = self._load(self.model)
         self.state = "loading the judge"
-        embed(self.others)
+        _ = self._embedded
         self._prompt = PatchedPrompt(lm, TargetPrompt(), Settings.max_new_tokens)
         self.state = ""
 
@@ -215,59 +230,55 @@ class Desk:
                 job.state = "failed"
 
     def _serve(self, job: Job) -> None:
-        if job.stop.is_set():
-            job.state = "stopped"
-            return
         lm = self._load(job.settings.model)
         own, others = self._judged_by(job.settings.prompt)
-        items = job.items.assign(id=job.plan.ids(job.items, lm))
-        known = {}
+        items, known = job.items.assign(id=job.plan.ids(job.items, lm)), {}
         for earlier in list(self._jobs.values()):
             known |= {id: earlier.readings[id] for id in items["id"] if id in earlier.readings}
-        job.items, job.readings = items, known
+        known = {id: reading for id, reading in known.items() if reading.status != "oom"}  # worth another try
+        job.items, job.readings, job.known = items, known, len(known)
         job.started, job.state = time.monotonic(), "reading"
-
-        size = min(max(-(-len(job.items) // 3), SMALLEST_BATCH), BATCH if len(job.items) < LONG else LARGER_BATCH)
-        self._prompt = self._prompt_of(lm, job.plan)
-        attrs = {}
-        for rows in run(lm, job.plan, size, done=job.readings, prompt=self._prompt):
-            attrs = attrs or rows.attrs
-            vectors = embed(rows["result"].tolist())
-            scores = np.where(rows["status"] == "ok", vectors @ own, np.nan)
-            columns = (rows[name] for name in ("id", "result", "rho", "status", "message"))
-            new = zip(*columns, scores.tolist(), vectors @ others.T, strict=True)
-            job.readings = job.readings | {id: Reading(*reading) for id, *reading in new}  # a new one: others read it
-            job.read += len(rows)
-            job.seconds = time.monotonic() - job.started
-            self.speeds[job.settings.model] = max(job.rows_per_second, self.speeds.get(job.settings.model, 0))
-            if job.stop.is_set():
-                break
-
-        found = job.items[job.items["id"].isin(job.readings.keys())]
+        about, failure = {}, None
+        try:
+            for rows in self._run(lm, job):
+                about = about or {name: rows.attrs[name] for name in ("batch_size", "shares_prefix", "fused")}
+                self._take(job, rows, own, others)
+        except Exception as error:  # what was read before it is kept
+            failure = error
+        found = items[items["id"].isin(job.readings.keys())]
+        whole = len(found) == len(items)
         if len(found):
-            rows = score(self.table(job, found), job.plan.target_prompt)
-            rows.attrs = {
-                **describe(lm, job.plan),
-                "batch_size": size,
-                **{name: attrs[name] for name in ("shares_prefix", "fused") if attrs},
-                "same_bytes_again": lm.dtype == "float32",
-                "whole": len(found) == len(job.items),
-            }
+            rows = score(_table(found, job.readings), job.plan.target_prompt)
+            fixed = lm.dtype == "float32" and "oom" not in set(rows["status"])
+            rows.attrs = {**describe(lm, job.plan), **about, "same_bytes_again": fixed, "whole": whole}
             job.rows = rows
         job.seconds = time.monotonic() - job.started
-        job.state = "done" if len(found) == len(job.items) else "stopped"
+        if failure:
+            raise failure
+        job.state = "done" if whole else "stopped"
 
-    def table(self, job: Job, items: pd.DataFrame | None = None) -> pd.DataFrame:
-        """What has been read so far, in the row schema; `score` as measured batch by batch."""
-        readings = job.readings
-        if items is None:
-            items = job.items.reindex(columns=[*job.items.columns.drop("id", errors="ignore"), "id"])
-            items = items[items["id"].isin(readings.keys())]
-        found = [readings[id] for id in items["id"]]
-        rows = items.reindex(columns=ROW_COLUMNS).reset_index(drop=True)
-        for name in ("result", "rho", "status", "message", "score"):
-            rows[name] = [getattr(reading, name) for reading in found]
-        return rows
+    def _run(self, lm, job: Job) -> Iterator[pd.DataFrame]:
+        """Batches of rows, until they end or the visitor stops them."""
+        if job.stop.is_set():  # while its model was loaded
+            return
+        size = min(max(-(-len(job.items) // 3), SMALLEST_BATCH), BATCH if len(job.items) < LONG else LARGER_BATCH)
+        self._prompt = self._prompt_of(lm, job.plan)
+        for rows in run(lm, job.plan, size, done=job.readings.keys(), prompt=self._prompt):
+            yield rows
+            if job.stop.is_set():
+                return
+
+    def _take(self, job: Job, rows: pd.DataFrame, own: np.ndarray, others: np.ndarray) -> None:
+        """Add a batch's readings to those of the request; one that was known stays as it is."""
+        vectors, ok = embed(rows["result"].tolist()), (rows["status"] == "ok").to_numpy()
+        scores = np.where(ok, vectors @ own, np.nan).tolist()
+        chance = np.where(ok[:, None], vectors @ others.T, -1.0)  # a failed reading is no try
+        columns = (rows[name] for name in ("id", "result", "rho", "status", "message"))
+        new = {id: Reading(*reading) for id, *reading in zip(*columns, scores, chance, strict=True)}
+        job.readings = new | job.readings  # a new dictionary, since the page reads the old one meanwhile
+        job.read += len(rows)
+        job.seconds = time.monotonic() - job.started
+        self.speeds[job.settings.model] = job.rows_per_second
 
     def _prompt_of(self, lm, plan) -> PatchedPrompt:
         """The plan's target prompt, read once for the requests that share it."""
@@ -276,10 +287,15 @@ class Desk:
         self._prompt = None  # freed before the next one is read
         return PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
 
+    @cached_property
+    def _embedded(self) -> np.ndarray:
+        """(others, 384) embeddings of the prompts that chance is made of."""
+        return embed(self.others)
+
     def _judged_by(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
         """(384,) the prompt's own embedding, and (others, 384) those of the prompts that chance is made of."""
-        vectors = embed([prompt, *other_prompts(prompt, self.others)])
-        return vectors[0], vectors[1:]
+        others = set(other_prompts(prompt, self.others))
+        return embed([prompt])[0], self._embedded[[other in others for other in self.others]]
 
     def _load(self, model: str):
         """The model, after the one before it was let go."""
@@ -304,3 +320,12 @@ def _in_words(error: Exception) -> str:
         return "not enough memory for this model on this machine"
     traceback.print_exception(error, file=sys.stderr)
     return f"a bug of ours, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _table(items: pd.DataFrame, readings: dict[str, Reading]) -> pd.DataFrame:
+    """Items with their readings, in the row schema."""
+    found = [readings[id] for id in items["id"]]
+    rows = items.reindex(columns=ROW_COLUMNS).reset_index(drop=True)
+    for name in ("result", "rho", "status", "message"):
+        rows[name] = [getattr(reading, name) for reading in found]
+    return rows

@@ -1,6 +1,7 @@
 """The page: what a visitor sees and can do, and what happens then. Everything that computes is the desk's."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
@@ -14,10 +15,10 @@ from ..components import COMPONENTS
 from . import view
 from .api import add_api
 from .desk import Desk, Job
-from .panel import QUIET, Chips, Panel, chip
-from .settings import COLUMNS, LONGEST_TEXT, Settings
+from .panel import QUIET, Panel, chip, take_as_it_comes
+from .settings import COLUMNS, Settings, check_length, same_tokens
 
-REFRESH = 0.1  # seconds between two looks at a request
+REFRESH = 0.05  # seconds between two looks at a request
 MOST_CHIPS = 512  # tokens that are shown to choose from; the last ones
 EXAMPLES = (  # the paper's walkthroughs (Figure 1, Tables 1-3), and their settings
     *((prompt, COLUMNS[:3], "same", "1, 3, 6, 9, 12, 15", "1-7")
@@ -40,6 +41,7 @@ class Page:
 
     def __init__(self, desk: Desk, exports: Path):
         self.desk = desk
+        desk.forget = lambda id: shutil.rmtree(exports / id, ignore_errors=True)
         self._followed: dict[tuple, str] = {}  # (visitor, panel) -> the request it shows
         usual = Settings("", desk.model)
         with gr.Blocks(
@@ -73,7 +75,8 @@ class Page:
         self.examples = gr.Dataset(
             components=[self.prompt], samples=[[one[0]] for one in EXAMPLES], type="index", label="From the paper"
         )
-        self.tokens = Chips([], label="Tokens", elem_classes="chips", elem_id="tokens")
+        self.tokens = gr.CheckboxGroup([], label="Tokens", elem_classes="chips", elem_id="tokens")
+        take_as_it_comes(self.tokens)
         self.tokens_of = gr.State(("", "", []))  # the model, the prompt and the positions that the chips are of
         with gr.Row(elem_classes="small"):
             self.last, self.all = gr.Button("last token", size="sm"), gr.Button("all tokens", size="sm")
@@ -94,6 +97,7 @@ class Page:
         with gr.Row(elem_classes="go"):
             self.go = gr.Button("Interpret", variant="primary", elem_id="interpret", scale=2, min_width=0)
             self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=0)
+        self.problem = gr.HTML("", apply_default_css=False, elem_id="problem")
         with gr.Accordion("More", open=False):
             self.model = gr.Dropdown(self.desk.models, value=usual.model, label="Model", elem_id="model")
             self.target_prompt = gr.Textbox(
@@ -130,7 +134,7 @@ class Page:
 
     def _connect(self) -> None:
         a, b, filled = self.a, self.b, [*self._settings, self.tokens_of]
-        new = [*a.new, *b.new, self.beside, self.visit, self.history]
+        new = [self.problem, *a.new, *b.new, self.beside, self.visit, self.history]
         compared = [self.compare, self.other_model, self.other_target_layer, self.other_amplifiers]
         gr.on(
             [self.go.click, self.prompt.submit], self.ask, [*filled, *compared, a.job_id, b.job_id, self.visit], new,
@@ -138,11 +142,13 @@ class Page:
         )  # fmt: skip
         gr.on([self.go.click, self.prompt.submit], None, js=SHOW_ANSWERS)
         self.stop.click(self.stop_reading, [a.job_id, b.job_id], queue=False, **QUIET)
-        self.blocks.load(self.arrive, None, [*filled, *a.new], **LONG)
+        self.blocks.load(self.arrive, None, [self.problem, *filled, *a.new], **LONG)
         self.history.input(self.again, [self.history, self.visit], [*filled, *a.new], **LONG)
         for panel in (a, b):
             asked_for_rest = self.ask_for_rest(panel)
-            panel.rest.click(asked_for_rest, [panel.job_id, self.visit], [*panel.new, self.visit, self.history], **LONG)
+            panel.rest.click(
+                asked_for_rest, [panel.job_id, self.visit], [self.problem, *panel.new, self.visit, self.history], **LONG
+            )
 
         gr.on(
             [self.prompt.change, self.model.change], self.renew_chips, [self.prompt, self.model, self.tokens_of],
@@ -158,21 +164,32 @@ class Page:
     async def ask(self, request: gr.Request, *values) -> AsyncIterator[dict]:
         """Make the requests of the inputs as they are, and follow them; one that can't be is said, no more."""
         *inputs, tokens_of, compare, other_model, other_target_layer, other_amplifiers, job_a, job_b, visit = values
+        jobs = {}
         try:
             every = [self._read(inputs, tokens_of)]
             if compare:
                 other = {"model": other_model, "target_layer": other_target_layer, "amplifiers": other_amplifiers}
-                every.append(replace(every[0], **other))
-            for one in every:  # all of them before the first is put in the queue
-                await asyncio.to_thread(lambda one=one: one.plan(self.desk.card(one.model)))
-            self.stop_reading(job_a, job_b)
-            jobs = {panel: self.desk.submit(one) for panel, one in zip((self.a, self.b), every, strict=False)}
+                every.append(await asyncio.to_thread(self._beside, every[0], other))
+            own = {id for _, id in visit}  # a request that another visitor's link shows is not ours to stop
+            self.stop_reading(*own & {job_a, job_b})
+            for panel, one in zip((self.a, self.b), every, strict=False):
+                jobs[panel] = await asyncio.to_thread(self.desk.submit, one)
         except InputError as error:
-            yield {self.a.status: view.error(str(error))}
+            self.stop_reading(*(job.id for job in jobs.values()))
+            yield {self.problem: view.error(str(error))}
             return
-        first = {self.beside: gr.update(visible=compare)} | self._remember(visit, jobs.values())
+        first = {self.problem: "", self.beside: gr.update(visible=compare)} | self._remember(visit, jobs.values())
         async for changes in self.follow(request, jobs, first):
             yield changes
+
+    def _beside(self, settings: Settings, changes: dict) -> Settings:
+        """The settings of the second panel: the same pieces of the prompt, in its model's own tokens."""
+        other = replace(settings, **changes)
+        if other.model != settings.model:
+            card, other_card = self.desk.card(settings.model), self.desk.card(other.model)
+            settings.plan(card).items(card)  # its errors first
+            other = replace(other, tokens=same_tokens(settings.prompt, settings.tokens, card, other_card))
+        return other
 
     def _read(self, inputs: list, tokens_of: tuple) -> Settings:
         """The inputs as settings; tokens chosen of another prompt are not these tokens.
@@ -189,7 +206,7 @@ class Page:
             if value is None:
                 raise InputError(name, value, "expected a number")
         return Settings(
-            prompt, model, tuple(tokens), tuple(components), layers.strip(), str(target_layer or "").strip(),
+            prompt, model, tuple(tokens or ()), tuple(components or ()), layers.strip(), str(target_layer or "").strip(),
             amplifiers, target_prompt, int(new_tokens), float(threshold),
         )  # fmt: skip
 
@@ -202,7 +219,7 @@ class Page:
         """Stop these requests after the batch in hand; what was read is kept."""
         for id in ids:
             if job := self.desk.find(id):
-                job.stop.set()
+                self.desk.stop(job)
 
     async def follow(self, request: gr.Request, jobs: dict[Panel, Job], first: dict) -> AsyncIterator[dict]:
         """What changes on the page while requests are served, beginning with `first`."""
@@ -240,15 +257,15 @@ class Page:
             self._followed.pop((request.session_hash, panel.name), None)
 
     def ask_for_rest(self, panel: Panel) -> Callable:
-        """Ask for all tokens and layers of a panel's request, and follow it; what was read is not read again."""
+        """Ask for all tokens and layers of a panel's request, and follow it; what was read stays as it is."""
 
         async def ask(id: str, visit: list, request: gr.Request) -> AsyncIterator[dict]:
             if not (job := self.desk.find(id)):
                 return
             try:
-                job = self.desk.submit(panel.rest_of(job))
+                job = await asyncio.to_thread(self.desk.submit, panel.rest_of(job))
             except InputError as error:
-                yield {panel.status: view.error(str(error))}
+                yield {self.problem: view.error(str(error))}
                 return
             async for changes in self.follow(request, {panel: job}, self._remember(visit, [job])):
                 yield changes
@@ -263,8 +280,7 @@ class Page:
         """A prompt's tokens to choose from, the last one chosen; the layers that the model has."""
         try:
             card = self.desk.card(model)
-            if len(prompt) > LONGEST_TEXT:
-                raise InputError("prompt", "…", f"{len(prompt):,} characters; at most {LONGEST_TEXT:,}")
+            check_length("prompt", prompt)
             tokens = card.decoded_tokens(prompt) if prompt.strip() else []
         except InputError as error:
             return {
@@ -296,7 +312,7 @@ class Page:
 
     async def arrive(self, request: gr.Request) -> AsyncIterator[dict]:
         """What a link asks for; without one, the paper's first example. Then what the desk does, until it is ready."""
-        query, status = dict(request.query_params), ""
+        query = dict(request.query_params)
         usual = {"model": self.desk.model, "prompt": EXAMPLES[0][0]}
         yield {self.a.status: view.status(self.desk, None)}
         try:
@@ -305,8 +321,8 @@ class Page:
             if "layers" not in query and card.num_layers <= 7:  # too few for the paper's
                 settings = replace(settings, layers="all")
         except InputError as error:
-            settings, status = Settings(**usual), view.error(str(error))
-            yield {self.a.status: status}
+            settings = Settings(**usual)
+            yield {self.problem: view.error(str(error))}
         filled = await asyncio.to_thread(self.fill, settings)
         if job := self.desk.find(query.get("run", "")):
             async for changes in self.follow(request, {self.a: job}, filled):
@@ -314,17 +330,18 @@ class Page:
             return
         yield filled
         key = (request.session_hash, self.a.name)
-        while key not in self._followed and not status and not self.desk.is_ready:
+        while key not in self._followed and not self.desk.is_ready:
             await asyncio.sleep(REFRESH)
             yield {self.a.status: view.status(self.desk, None)}
-        if key not in self._followed and not status:
+        if key not in self._followed:
             yield {self.a.status: view.status(self.desk, None)}
 
     async def again(self, id: str, visit: list, request: gr.Request) -> AsyncIterator[dict]:
         """An earlier request of this visit: its settings, and what was read."""
         job = self.desk.find(id) if id in [one for _, one in visit] else None
         if job:
-            async for changes in self.follow(request, {self.a: job}, self.fill(job.settings)):
+            filled = await asyncio.to_thread(self.fill, job.settings)
+            async for changes in self.follow(request, {self.a: job}, filled):
                 yield changes
 
     def example(self, number: int, model: str) -> dict:
@@ -339,6 +356,6 @@ def _pulse(job: Job) -> str:
 
 def _label(job: Job) -> str:
     one = job.settings
-    return (
-        f"{one.prompt[:40]} · layers {one.layers} into {one.target_layer} · {one.model} · {time.strftime('%H:%M:%S')}"
-    )
+    vectors = "+".join(view.TITLES[name].split()[0] for name in one.components)
+    what = f"{one.prompt[:40]} · {vectors} · α {one.amplifiers[:30]} · layers {one.layers} into {one.target_layer}"
+    return f"{what} · {one.model} · {time.strftime('%H:%M:%S')}"

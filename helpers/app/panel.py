@@ -36,28 +36,11 @@ watch('value', () => {
     [...element.querySelectorAll('[data-focus]')].find(one => one.dataset.focus === focused)?.focus();
 });
 """
+GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-ADDRESS = "query => window.location.origin + window.location.pathname + query"
+ADDRESS = "query => window.location.origin + window.location.pathname + query.replace(/&run=[^&]*$/, '')"
 KEEP_ADDRESS = "query => { window.history.replaceState(null, '', window.location.pathname + query); }"
 SHOW_LADDER = "() => setTimeout(() => document.querySelector('.ladder')?.scrollIntoView({block: 'nearest'}), 150)"
-
-
-class Chips(gr.CheckboxGroup):
-    """Tokens to choose from. What comes back is checked by the plan: Gradio's own check knows only earlier choices."""
-
-    is_template = True
-
-    def preprocess(self, payload):
-        return [position for position in payload or [] if isinstance(position, int)]
-
-
-class OneChip(gr.Radio):
-    """One of some tokens, checked like Chips."""
-
-    is_template = True
-
-    def preprocess(self, payload):
-        return payload if isinstance(payload, int) else None
 
 
 class Panel:
@@ -72,14 +55,15 @@ class Panel:
         with gr.Tabs(elem_id=f"tabs-{name}") as self.tabs:
             with gr.Tab("Readings", id="readings"):
                 with gr.Row(elem_classes="choices"):
-                    self.position = OneChip([], label="Token", elem_classes="chips", container=False, visible=False)
+                    self.position = gr.Radio([], label="Token", elem_classes="chips", container=False, visible=False)
+                    take_as_it_comes(self.position)
                     self.show = gr.Radio(
                         [("best amplified", "best"), ("all amplified", "all")], value="best", label="Show",
                         elem_classes="chips", container=False, elem_id=f"show-{name}",
                     )  # fmt: skip
                 self.table = gr.HTML("", apply_default_css=False, js_on_load=CLICKS, elem_id=f"table-{name}")
                 self.ladder = gr.HTML("", apply_default_css=False, elem_id=f"ladder-{name}")
-            with gr.Tab("Map", id="map"):
+            with gr.Tab("Map", id="map") as self.map_tab:
                 self.map = gr.HTML("", apply_default_css=False, js_on_load=CLICKS, elem_id=f"map-{name}")
                 self.rest = gr.Button(
                     "Compute the rest", visible=False, elem_id=f"rest-{name}", elem_classes="rest", size="md"
@@ -108,10 +92,13 @@ class Panel:
         drawn = [self.heading, self.table, self.ladder]
         last = {"trigger_mode": "always_last"} | QUIET
         self.pulse.change(
-            self.draw, looks, [*drawn, self.map, self.rest, self.csv, self.json, self.report, self.python], **last
+            self.draw,
+            looks,
+            [*drawn, self.map, self.rest, self.csv, self.json, self.report, self.python, self.status],
+            **last,
         )
         gr.on([self.position.input, self.show.input], self.draw_table, looks, drawn, **last)
-        self.tabs.select(self.draw_map, self.job_id, [self.map, self.rest], **QUIET)
+        self.map_tab.select(self.draw_map, self.job_id, [self.map, self.rest], **QUIET)
         for clickable in (self.table, self.map):
             clickable.click(
                 self.open_cell, [self.job_id, self.show],
@@ -133,7 +120,7 @@ class Panel:
         """The table, and the ladder that is open."""
         job = self.desk.find(id)
         if not job:
-            return {self.table: ""}
+            return {self.table: GONE if id else "", self.ladder: ""}
         positions = job.items["position"].unique().tolist()
         key = view.parse_cell(cell)
         return {
@@ -146,12 +133,12 @@ class Panel:
         """The map, and how much it lacks."""
         job = self.desk.find(id)
         if not job:
-            return {self.map: ""}
+            return {self.map: GONE if id else ""}
         try:
             rest = self.rest_of(job)
             card = self.desk.card(rest.model)
             missing = len(rest.plan(card).items(card)) - len(job.readings)
-            seconds = f", at most {missing / speed:.0f} s or so" if (speed := self.desk.speeds.get(rest.model)) else ""
+            seconds = f", about {missing / speed:.0f} s" if (speed := self.desk.speeds.get(rest.model)) else ""
             words, possible = f"Compute the rest: {missing:,} readings{seconds}", True
         except InputError as error:
             words, missing, possible = f"The rest can't be computed here: {error}"[:200], 1, False
@@ -175,15 +162,18 @@ class Panel:
     def _keep(self, job: Job) -> dict:
         """The files of a request that is over, and its Python lines."""
         python = job.settings.python(self.desk.card(job.settings.model), self.desk.dtype)
-        paths = (None,) * 3
-        if job.rows is not None:
-            csv, report = self.write(job, python)
-            paths = (str(csv), str(csv.with_suffix(".json")), str(report))
+        paths, problem = (None,) * 3, {}
+        try:
+            if job.rows is not None:
+                csv, report = self.write(job, python)
+                paths = (str(csv), str(csv.with_suffix(".json")), str(report))
+        except OSError as error:  # a full disk, say; what was read is still shown
+            problem = {self.status: view.error(f"The files to keep can't be written: {error.strerror}.", job)}
         buttons = (self.csv, self.json, self.report)
         kept = {
             button: gr.update(value=path, interactive=bool(path)) for button, path in zip(buttons, paths, strict=True)
         }
-        return kept | {self.python: python}
+        return kept | problem | {self.python: python}
 
     def write(self, job: Job, python: str) -> tuple[Path, Path]:
         """The CSV (with its JSON) and the report of a request that is over."""
@@ -200,3 +190,14 @@ class Panel:
 def chip(token: str) -> str:
     """A token as the label of a chip."""
     return token.strip() or {"\n": "⏎"}.get(token, "␣")
+
+
+def take_as_it_comes(component: gr.Component) -> None:
+    """Let positions through that Gradio's own check, of choices that may be older, would refuse; the plan checks them."""
+
+    def preprocess(given):
+        if isinstance(given, list):
+            return [position for position in given if isinstance(position, int)]
+        return given if isinstance(given, int) else None
+
+    component.preprocess = preprocess

@@ -1,5 +1,6 @@
 """Serve the page, to this machine alone unless a password is set; nothing it does reaches any other host."""
 
+import errno
 import os
 import shutil
 import socket
@@ -18,9 +19,10 @@ POLICY = (  # Gradio's page needs inline scripts and makes functions of text; no
     "object-src 'none'; base-uri 'self'; form-action 'self'; "
     "frame-ancestors 'self' http://127.0.0.1:* http://localhost:*"  # a notebook shows it in a frame
 )
-CLOSED = (  # doors of Gradio's that this page has no use for
-    "upload", "proxy=", "file=http", "component_server", "process_recording", "vibe-edit", "run-history", "runs",
-    "monitoring", "stream", "dev",
+OPEN = (  # what the page and the client ask for, of Gradio's many routes
+    "assets/", "static/", "svelte/", "theme.css", "favicon.ico", "manifest.json", "robots.txt", "config", "info",
+    "openapi.json", "queue/", "call/", "run/predict", "heartbeat/", "startup-events", "app_id", "cancel", "reset", "user", "token",
+    "login", "logout",
 )  # fmt: skip
 
 
@@ -32,8 +34,9 @@ def prepare_gradio(folder: Path) -> None:
         "GRADIO_MCP_SERVER": "False",
         "GRADIO_TEMP_DIR": str(folder / "cache"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1,localhost",  # the server asks itself whether it is up
     }
+    for name in ("NO_PROXY", "no_proxy"):  # the server asks itself whether it is up
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
     for name in ("GRADIO_SHARE", "GRADIO_ALLOWED_PATHS", "GRADIO_SERVER_NAME", "GRADIO_ROOT_PATH"):
         os.environ.pop(name, None)
 
@@ -41,8 +44,8 @@ def prepare_gradio(folder: Path) -> None:
 class Guard:
     """An ASGI layer before Gradio's: who may ask, for what, and what a browser may do with the answer."""
 
-    def __init__(self, app, hosts: tuple[str, ...]):
-        self.app, self.hosts = app, hosts
+    def __init__(self, app, hosts: tuple[str, ...], folder: Path):
+        self.app, self.hosts, self.files = app, hosts, f"file={folder}/"
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -51,13 +54,13 @@ class Guard:
 
         headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host, origin = headers.get("host", ""), headers.get("origin")
-        path = scope["path"].strip("/").removeprefix("gradio_api").strip("/").lower()
+        path = scope["path"].strip("/").removeprefix("gradio_api").strip("/")
         refused = None
         if self.hosts and host.rpartition(":")[0] not in self.hosts and host not in self.hosts:
             refused = PlainTextResponse("this host name is not served here", 400)  # DNS rebinding
         elif origin and scope["method"] not in ("GET", "HEAD") and origin.partition("://")[2] != host:
             refused = PlainTextResponse("asked by a page of another origin", 403)
-        elif path.startswith(CLOSED):
+        elif path and not path.startswith((*OPEN, self.files)):
             refused = PlainTextResponse("not served here", 403)
 
         async def with_policy(message):
@@ -85,7 +88,7 @@ class Server:
         check_address(address, password)
         desk.check()
         self.desk, self.port = desk, free_port(port, address)
-        self._folder = Path(tempfile.mkdtemp(prefix="superscopes-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="superscopes-")).resolve()
         prepare_gradio(self._folder)
         from starlette.middleware import Middleware
 
@@ -98,12 +101,14 @@ class Server:
         self._blocks = self._page.blocks
         hosts = () if address == "0.0.0.0" else (*LOOPBACK, address)
         self._blocks.queue(max_size=200, default_concurrency_limit=8, api_open=False)
+        self._blocks._queue.sleep_when_free = 0.02  # not a thousand times a second, beside a model on the same cores
+        self._blocks._queue.progress_update_sleep_when_free = 1.0
         _, self.url, _ = self._blocks.launch(
             server_name=address, server_port=self.port, share=False, inline=False, inbrowser=False, quiet=True,
             prevent_thread_lock=True, auth=(USER, password) if password else None, strict_cors=True, ssr_mode=False,
             mcp_server=False, enable_monitoring=False, run_history=False, pwa=False, show_error=False,
-            allowed_paths=[str(exports)], blocked_paths=[str(Path.home())], max_file_size="1mb",
-            footer_links=["api"], theme=theme(), css=STYLE, app_kwargs={"middleware": [Middleware(Guard, hosts=hosts)]},
+            allowed_paths=[str(exports)], max_file_size="1mb",
+            footer_links=["api"], theme=theme(), css=STYLE, app_kwargs={"middleware": [Middleware(Guard, hosts=hosts, folder=self._folder)]},
         )  # fmt: skip
         desk.open()
 
@@ -136,8 +141,12 @@ def free_port(port: int | None, address: str = "127.0.0.1") -> int:
                 probe.bind((address, one))
                 return one
             except OSError as error:
+                reason = str(error.strerror or error).lower()
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    why = f"can't be used ({reason}); expected an address of this machine, or 0.0.0.0"
+                    raise InputError("address", address, why) from error
                 if port is not None:
-                    why = f"can't be used ({error.strerror.lower()}); another one is --port {port + 1}"
+                    why = f"can't be used ({reason}); another one is --port {port + 1}"
                     raise InputError("port", port, why) from error
     raise InputError("port", f"{FIRST_PORT}–{FIRST_PORT + PORTS - 1}", "all in use; --port names another")
 

@@ -7,13 +7,14 @@ from urllib.parse import urlencode
 
 from .. import InputError
 from ..catalogue import DEFAULT_MODEL
-from ..plans import PAPER_TARGET_PROMPT, Plan, TargetPrompt, make_plan
+from ..plans import PAPER_TARGET_PROMPT, Plan, TargetPrompt, make_plan, parse_layers
 from ..scoring import THRESHOLD
 
 COLUMNS = ("pre_mlp_residual", "mlp_output", "hidden_state", "attention_output")  # the paper's order, and one more
 MARKED = re.sub(r"x$", "{x}", PAPER_TARGET_PROMPT)  # braces mark the placeholder
-LONGEST_TEXT = 20_000  # characters of a prompt
+LONGEST = {"prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000}  # characters
 MOST_ROWS = 20_000  # readings of one request; a longer sweep is a command's
+MOST_TEXT = 20_000_000  # characters of its prompt in all rows
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,22 @@ class Settings:
         Raises:
             InputError: names the setting, what was given and what is allowed.
         """
-        for name in ("prompt", "target_prompt"):
-            if len(text := getattr(self, name)) > LONGEST_TEXT:
-                raise InputError(name, f"{text[:20]}…", f"{len(text):,} characters; at most {LONGEST_TEXT:,}")
+        for name in LONGEST:
+            check_length(name, getattr(self, name))
         if not self.prompt.strip():
             raise InputError("prompt", self.prompt, "type a prompt first")
         if not -1 <= self.threshold <= 1:  # also of nan
             raise InputError("threshold", self.threshold, "expected a cosine, from -1 to 1")
         if not self.tokens:
             raise InputError("tokens", [], "choose at least one token of the prompt")
-        if not self.components:
-            raise InputError("components", [], "choose at least one")
+        if not self.components or set(self.components) - set(COLUMNS):
+            raise InputError("components", list(self.components), f"choose at least one of {', '.join(COLUMNS)}")
         target = self.target_layer.strip()
         if target != "same" and not re.fullmatch(r"\d{1,6}", target):
             raise InputError("target_layer", self.target_layer, 'expected "same" or a layer, counted from 0')
         plan = make_plan(
             [self.prompt],
-            tuple(name for name in COLUMNS if name in self.components) or self.components,
+            tuple(name for name in COLUMNS if name in self.components),
             self.layers,
             self.amplifiers,
             token=list(dict.fromkeys(self.tokens)),
@@ -69,20 +69,17 @@ class Settings:
             target_prompt=unmark(self.target_prompt, card),
             max_new_tokens=self.max_new_tokens,
         )
-        sizes = (len(plan.tokens), len(plan.components), len(plan.amplifiers))
-        if sizes[0] * sizes[1] * sizes[2] > MOST_ROWS or (rows := len(plan.items(card))) > MOST_ROWS:
-            rows = (
-                f"at least {sizes[0] * sizes[1] * sizes[2]:,}"
-                if sizes[0] * sizes[1] * sizes[2] > MOST_ROWS
-                else f"{rows:,}"
-            )
-            raise InputError("readings", rows, f"at most {MOST_ROWS:,} at once here; ./runme.sh has no limit")
+        layers = parse_layers(plan.layers, card.num_layers)
+        rows = len(plan.tokens) * len(plan.components) * len(layers) * len(plan.amplifiers)
+        most = min(MOST_ROWS, MOST_TEXT // len(self.prompt))
+        if rows > most:
+            raise InputError("readings", f"{rows:,}", f"at most {most:,} at once here; ./runme.sh has no limit")
         return plan
 
     def link(self) -> str:
         """The settings as the query of a link; what is usual is left out."""
         usual = Settings(self.prompt)
-        given = {"prompt": self.prompt}
+        given = {"prompt": self.prompt, "model": self.model}  # which model is usual depends on the server
         for field in fields(self):
             value = getattr(self, field.name)
             if value != getattr(usual, field.name):
@@ -156,3 +153,35 @@ def unmark(text: str, card) -> TargetPrompt:
             "target_prompt", f"{{{marks[0]}}}", f"mark one whole token; they are {' '.join(map(repr, tokens[-12:]))}"
         )
     return TargetPrompt(plain, position - len(tokens) if position == len(tokens) - 1 else position)
+
+
+def check_length(name: str, text: str) -> None:
+    """Raises InputError for a text that nobody typed."""
+    if len(text) > LONGEST[name]:
+        raise InputError(name, f"{text[:20]}…", f"{len(text):,} characters; at most {LONGEST[name]:,}")
+
+
+def same_tokens(prompt: str, tokens: tuple[int, ...], card, other) -> tuple[int, ...]:
+    """Positions in another model's tokens of the same pieces of a prompt.
+
+    Raises:
+        InputError: the other model cuts the prompt elsewhere.
+    """
+    ends, others = _ends(prompt, card), _ends(prompt, other)
+    found = []
+    for position in tokens:
+        end = ends[position]
+        if end not in others:
+            listing = " ".join(map(repr, other.decoded_tokens(prompt)))
+            raise InputError("tokens", list(tokens), f"{other.name} cuts the prompt elsewhere: {listing}"[:400])
+        found.append(len(others) - 1 - others[::-1].index(end))
+    return tuple(found)
+
+
+def _ends(prompt: str, card) -> list[int]:
+    """Where each token ends, in letters of the prompt without spaces; a special token has none."""
+    special, end, ends = set(card.tokenizer.all_special_ids), 0, []
+    for id, text in zip(card.token_ids(prompt), card.decoded_tokens(prompt), strict=True):
+        end += 0 if id in special else len("".join(text.split()))
+        ends.append(end)
+    return ends

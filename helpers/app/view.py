@@ -3,12 +3,12 @@
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from html import escape
 from importlib.resources import files
 
 import numpy as np
 
-from ..plans import TargetPrompt
 from ..scoring import SMALL_WORDS, is_echo, null_range
 from .desk import Desk, Job, Reading
 
@@ -24,6 +24,12 @@ MEANINGS = {
     "hidden_state": "the residual stream after the block",
     "attention_output": "what attention adds",
 }
+MARKS = {
+    "hit": "similar, and above chance",
+    "lucky": "similar, but within chance",
+    "echo": "similar, but its first item says nothing that is not in the prompt",
+    "": "not similar",
+}
 FULL_COLOUR = 0.8  # the score that a cell is shaded most at
 MOST_COLUMNS = 64  # tokens of a heat map
 STYLE = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
@@ -36,23 +42,21 @@ class Best:
         amplifier, reading: of the reading that is most similar to the prompt.
         tries: how many there were.
         chance: (low, high) 95 % range of the best of so many against other prompts.
+        mark: "hit", "lucky", "echo" or "", and `in_words`.
     """
 
-    def __init__(self, ladder: Sequence[tuple[float, Reading]], threshold: float):
+    def __init__(self, job: Job, ladder: Sequence[tuple[float, Reading]]):
         self.amplifier, self.reading = max(ladder, key=lambda step: np.nan_to_num(step[1].score, nan=-2.0))
         self.tries = len(ladder)
         self.chance = null_range(np.stack([reading.chance for _, reading in ladder]))
-        self.is_legible = self.reading.score > threshold
-        self.is_above_chance = self.reading.score > self.chance[1]
-
-    @property
-    def mark(self) -> str:
-        """Class of a cell: legible, legible but no better than chance, or neither."""
-        return "hit" if self.is_legible and self.is_above_chance else "lucky" if self.is_legible else ""
-
-    @property
-    def in_words(self) -> str:
-        return {"hit": "legible", "lucky": "legible, but within chance", "": "not legible"}[self.mark]
+        first = job.plan.target_prompt.first_item(self.reading.result)
+        if not self.reading.score > job.settings.threshold:  # also of nan
+            self.mark = ""
+        elif is_echo(first, job.settings.prompt):
+            self.mark = "echo"
+        else:
+            self.mark = "hit" if self.reading.score > self.chance[1] else "lucky"
+        self.in_words = MARKS[self.mark]
 
 
 def ladders(job: Job, position: int | None = None) -> dict[tuple[str, int, int], list[tuple[float, Reading]]]:
@@ -78,6 +82,8 @@ def status(desk: Desk, job: Job | None) -> str:
     done, total = len(job.readings), len(job.items)
     if job.state == "waiting":
         place = desk.place(job)
+        if not place and desk.state:
+            return _line("busy", f"{desk.state} …", job)
         return _line("busy", f"Waiting: {place} {'request is' if place == 1 else 'requests are'} served first.", job)
     if job.state == "loading":
         return _line("busy", f"{desk.state or 'getting ready'} …", job)
@@ -91,8 +97,8 @@ def status(desk: Desk, job: Job | None) -> str:
             f'<span class="numbers">{done:,} of {total:,} readings · {speed:.0f} per second · {left}</span></div>'
         )
     words = f"{done:,} readings" if job.state == "done" else f"Stopped after {done:,} of {total:,} readings"
-    if known := done - min(job.read, done):
-        words += f", {known:,} of them known from before"
+    if job.known:
+        words += f", {job.known:,} of them in memory already"
     if job.read:
         words += f", in {job.seconds:.1f} s"
     failed = sum(reading.status != "ok" for reading in job.readings.values())
@@ -123,8 +129,12 @@ def heading(job: Job) -> str:
     )
 
 
-def table(job: Job, position: int, show_all: bool = False) -> str:
-    """A row per layer, a column per component: the plain reading (α = 1) beside the best amplified one, or all."""
+def table(job: Job, position: int, show_all: bool = False, opens: bool = True) -> str:
+    """A row per layer, a column per component: the plain reading (α = 1) beside the best amplified one, or all.
+
+    Args:
+        opens: whether a reading is a button that opens its ladder.
+    """
     found, settings = ladders(job, position), job.settings
     items = job.items[job.items["position"] == position]
     components = items["component"].unique()
@@ -144,22 +154,44 @@ def table(job: Job, position: int, show_all: bool = False) -> str:
             ladder = found.get((component, layer, position), [])
             for kind, _ in groups:
                 steps = [step for step in ladder if (step[0] == 1) == (kind == "plain")]
-                cells.append(_cell(job, (component, layer, position), steps, kind, show_all))
+                cells.append(_cell(job, (component, layer, position), steps, kind, show_all, opens))
         body.append(f'<tr><th scope="row"><span class="word">layer </span>{layer}</th>{"".join(cells)}</tr>')
     where = f"Readings of the token {_quoted(job.tokens[position])}, patched into {_target(settings.target_layer)}."
     return (
-        f'<p class="caption">{where} <span>A click on a reading opens its ladder of amplifiers.</span></p>'
+        f'<p class="caption">{where} {"A click on a reading opens its ladder of amplifiers." if opens else ""}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="readings"><table class="readings" '
         f'aria-label="{escape(re.sub("<[^>]*>", "", where))}"><thead><tr><th rowspan="2" scope="col">layer</th>{heads}</tr>'
-        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{_legend(settings.threshold)}"
+        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{counts(job, position)}{_legend(settings.threshold)}"
     )
 
 
-def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool) -> str:
+def counts(job: Job, position: int | None = None) -> str:
+    """In how many places a reading is similar, beside the same count against the other prompts."""
+    places = {"plain": [], "amplified": []}
+    for steps in ladders(job, position).values():
+        for kind, found in places.items():
+            if some := [reading for amplifier, reading in steps if (amplifier == 1) == (kind == "plain")]:
+                best = max(np.nan_to_num(reading.score, nan=-1.0) for reading in some)
+                found.append((best, np.max([reading.chance for reading in some], axis=0)))
+    parts, threshold, others = [], job.settings.threshold, 0
+    for kind, found in places.items():
+        if found:
+            own, chance = np.array([best for best, _ in found]), np.stack([row for _, row in found])
+            others, by_chance = chance.shape[1], (chance > threshold).sum(0)  # places, for each of the other prompts
+            low, high = np.quantile(by_chance, [0.025, 0.975], method="inverted_cdf")
+            many = f"{(own > threshold).sum():,} of {len(own):,} {kind}"
+            parts.append(f"{many} (by chance {by_chance.mean():.1f}, {low:.0f} to {high:.0f})")
+    if not parts:
+        return ""
+    words = f"Places above {threshold:g}: {'; '.join(parts)}. Chance: the same readings beside {others} other prompts."
+    return f'<p class="counts">{words}</p>'
+
+
+def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool, opens: bool) -> str:
     if not steps:
         words = "…" if job.state in ("waiting", "loading", "reading") else "not read"
         return f'<td class="{kind} empty">{words}</td>'
-    best = Best(steps, job.settings.threshold)
+    best = Best(job, steps)
     shown = steps if show_all else [(best.amplifier, best.reading)]
     component, layer, position = key
     label = (
@@ -171,6 +203,8 @@ def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool) -> str:
         f'<span class="numbers">{"" if kind == "plain" else f"α {amplifier:g} · "}{_score(reading)}</span></span>'
         for amplifier, reading in shown
     )
+    if not opens:
+        return f'<td class="{kind} {best.mark}" style="--shade:{_shade(best.reading.score)}"><div>{readings}</div></td>'
     return (
         f'<td class="{kind} {best.mark}" style="--shade:{_shade(best.reading.score)}">'
         f'<button type="button" data-cell="{_cell_name(key)}" data-focus="{kind} {_cell_name(key)}" '
@@ -195,7 +229,7 @@ def ladder(job: Job, key: tuple[str, int, int]) -> str:
     amplified = [step for step in steps if step[0] != 1]
     verdict = ""
     if amplified:
-        best = Best(amplified, threshold)
+        best = Best(job, amplified)
         tries = f"the best of {best.tries}" if best.tries > 1 else "the reading"
         verdict = (
             f"<p>Amplified, {tries} scores {_score(best.reading)} (α = {best.amplifier:g}); against the other prompts "
@@ -223,13 +257,13 @@ def heat_map(job: Job) -> str:
             for position in positions:
                 key = (component, layer, position)
                 if steps := found.get(key):
-                    best = Best(steps, job.settings.threshold)
+                    best = Best(job, steps)
                     label = (
                         f"layer {layer}, token {job.tokens[position]!r}: {_score(best.reading)} at α = "
                         f"{best.amplifier:g}, {best.in_words}; {best.reading.result}"
                     )
                     squares.append(
-                        f'<td><button type="button" class="{best.mark}" style="--shade:{_shade(best.reading.score)}" '
+                        f'<td><button type="button" tabindex="{-1 if rows or squares else 0}" class="{best.mark}" style="--shade:{_shade(best.reading.score)}" '
                         f'data-cell="{_cell_name(key)}" data-focus="map {_cell_name(key)}" title="{escape(label)}" '
                         f'aria-label="{escape(label)}"></button></td>'
                     )
@@ -243,8 +277,8 @@ def heat_map(job: Job) -> str:
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
     left_out = len(job.tokens) - len(positions)
-    note = f"<p>{left_out:,} tokens that were not read are left out.</p>" if left_out else ""
-    return f'<div class="maps">{"".join(maps)}</div>{note}{_legend(job.settings.threshold, of_map=True)}'
+    note = f"<p>{left_out:,} tokens are left out here.</p>" if left_out else ""
+    return f'<div class="maps">{"".join(maps)}</div>{note}{counts(job)}{_legend(job.settings.threshold, of_map=True)}'
 
 
 def _columns(job: Job) -> list[int]:
@@ -253,7 +287,7 @@ def _columns(job: Job) -> list[int]:
     if len(every) <= MOST_COLUMNS:
         return every
     read = set(job.items["position"])
-    return sorted(sorted(every, key=lambda at: (at not in read, at))[: max(MOST_COLUMNS, len(read))])
+    return sorted(sorted(every, key=lambda at: (at not in read, at))[:MOST_COLUMNS])
 
 
 def report(job: Job, python: str) -> str:
@@ -261,7 +295,7 @@ def report(job: Job, python: str) -> str:
     settings = job.settings
     parts = []
     for position in job.rows["position"].unique():
-        parts.append(f"<h2>Token {_quoted(job.tokens[position])}</h2>{table(job, position)}")
+        parts.append(f"<h2>Token {_quoted(job.tokens[position])}</h2>{table(job, position, opens=False)}")
         parts += [ladder(job, key) for key in ladders(job, position)]
     about = escape(json.dumps(job.rows.attrs, indent=2, ensure_ascii=False, default=str))
     made_of = f"{len(job.rows):,} readings of {settings.model}" + (
@@ -284,24 +318,26 @@ def _text(job: Job, reading: Reading, whole: bool = False) -> str:
         return f'<i class="failed">{escape(reading.message)}</i>'
     if not reading.result.strip():
         return "<i>nothing</i>"
-    first = (job.plan.target_prompt or TargetPrompt()).first_item(reading.result)
+    first = job.plan.target_prompt.first_item(reading.result)
     start = reading.result.find(first) if first else 0
     before, rest = reading.result[:start], reading.result[start + len(first) :]
-    badge = ' <span class="badge">echo</span>' if first and is_echo(first, job.settings.prompt) else ""
     before = f'<span class="tail">{_marked(job, before)}</span>' if whole else ""
-    return (
-        f'{before}<span class="item">{_marked(job, first)}</span><span class="tail">{_marked(job, rest)}</span>{badge}'
-    )
+    return f'{before}<span class="item">{_marked(job, first)}</span><span class="tail">{_marked(job, rest)}</span>'
 
 
 def _marked(job: Job, text: str) -> str:
     """Text as markup, with the words that repeat the prompt marked."""
-    own = set(re.findall(r"\w+", job.settings.prompt.lower())) - SMALL_WORDS
+    own = _words(job.settings.prompt)
     parts = re.split(r"(\w+)", text)
     return "".join(
         f'<mark title="repeats the prompt">{_shown(part)}</mark>' if part.lower() in own else _shown(part)
         for part in parts
     )
+
+
+@lru_cache(maxsize=64)
+def _words(prompt: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", prompt.lower())) - SMALL_WORDS
 
 
 def _scale(score: float, chance: tuple[float, float], threshold: float) -> str:
@@ -322,11 +358,15 @@ def _scale(score: float, chance: tuple[float, float], threshold: float) -> str:
 def _legend(threshold: float, of_map: bool = False) -> str:
     above, within = f"above {threshold:g} and above chance", f"above {threshold:g}, within chance of as many tries"
     marks = (
-        f'<span><i class="box"></i> {above}</span><span><i class="missing"></i> not read yet</span>'
+        f'<span><i class="box"></i> {above}, not an echo</span><span><i class="missing"></i> not read yet</span>'
         if of_map
-        else f"<span><b>●</b> {above}</span><span><b>○</b> {within}</span><span><mark>word</mark> repeats the prompt</span>"
+        else f"<span><b>●</b> {above}</span><span><b>○</b> {within}</span>"
+        "<span><b>↺</b> echo: its first item says nothing that is not in the prompt</span>"
+        "<span><mark>word</mark> repeats the prompt</span>"
     )
-    return f'<p class="legend"><span><i class="swatch"></i> similarity to the prompt</span>{marks}</p>'
+    return (
+        f'<p class="legend"><span>0 <i class="swatch"></i> {FULL_COLOUR:g} similarity to the prompt</span>{marks}</p>'
+    )
 
 
 def _score(reading: Reading) -> str:
