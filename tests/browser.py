@@ -37,8 +37,8 @@ def wait_until_over(page, panel: str = "a") -> str:
     """Wait for the panel's request to end, and its table to be whole; what its status says then."""
     over = ", ".join(f"#status-{panel} [data-state={state}]" for state in ("done", "stopped", "failed"))
     page.wait_for_selector(over, timeout=120_000)
-    said = page.inner_text(f"#status-{panel}").strip()
-    if not said.startswith("Stopped"):
+    said = page.inner_text(f"#status-{panel} .status").strip()
+    if page.get_attribute(f"#status-{panel} .status", "data-state") == "done":
         page.wait_for_function(
             f"document.querySelector('#table-{panel} td') && !document.querySelector('#table-{panel} td.empty')",
             timeout=10_000,

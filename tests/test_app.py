@@ -191,7 +191,7 @@ def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny
 
 def test_requests_are_served_in_turn_and_do_not_mix(desk, usual):
     asked = [
-        replace(usual, prompt=prompt, amplifiers=f"1:{200 + i}:1")
+        replace(usual, prompt=prompt, amplifiers=f"1:{80 + i}:1")
         for i, prompt in enumerate(("Titanic", PROMPT, "Kill Bill"))
     ]
     jobs = [desk.submit(one) for one in asked]
