@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 import weakref
 from dataclasses import replace
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -423,12 +424,13 @@ def test_a_page_of_another_origin_can_not_ask(server):
     [
         "gradio_api/file=/etc/passwd", "gradio_api/file=../../etc/passwd", "gradio_api/file=%2Fetc%2Fpasswd",
         "gradio_api/file=https://example.com/", "gradio_api/file=HTTP://127.0.0.1:1/", "gradio_api/proxy=https://x.hf.space/",
-        f"gradio_api/file={ROOT}/README.md", "file=/etc/passwd", "gradio_api//file=/etc/passwd",
+        f"gradio_api/file={quote(str(ROOT))}/README.md", "file=/etc/passwd", "gradio_api//file=/etc/passwd",
         "gradio_api/file/etc/passwd", "gradio_api/file/https://example.com/", "gradio_api/deep_link", "static/../../../../etc/passwd", "gradio_api/upload", "monitoring",
     ],
 )  # fmt: skip
 def test_no_file_outside_the_exports_can_be_fetched(server, path):
-    for method in ("GET", "POST"):
+    inside = f"gradio_api/file={server._folder}/exports/..%2f..%2f..%2f..%2f"
+    for method, path in (("GET", path), ("POST", path), ("GET", inside + path.rpartition("=")[2].lstrip("/"))):
         status, _, body = get(server.url + path, method)
         assert status >= 400 and b"root:" not in body and b"Superscopes" not in body
 
@@ -482,6 +484,21 @@ def test_the_csv_opens_in_the_figures_notebook(desk, usual, tmp_path):
     counts = pd.read_csv(tmp_path / "out" / "layer_success.csv")
     assert set(counts["component"]) == {"mlp_output", "hidden_state"} and (counts["prompts"] == 1).all()
     assert (tmp_path / "out" / "layer_success.png").is_file()
+
+
+def test_a_click_is_not_lost_to_chips_that_are_gone(server):
+    from gradio.state_holder import SessionState
+
+    page = server._page
+    session = SessionState(page.blocks)
+    session[page.tokens._id] = page.tokens.__class__(
+        choices=[("Kill", 0)], value=[0]
+    )  # as Gradio renews it for a visitor
+    assert session[page.tokens._id].preprocess([5, "x", None, 0]) == [5, 0]
+    assert page.tokens.preprocess([5]) == [5] and page.tokens.preprocess(None) == []
+    assert page.a.position.preprocess(5) == 5 and page.a.position.preprocess("x") is None
+    assert page.tokens.get_block_name() == "checkboxgroup" and page.a.position.get_block_name() == "radio"
+    assert not list((ROOT / "helpers").rglob("*.pyi"))
 
 
 # From the terminal and the notebook

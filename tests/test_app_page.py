@@ -183,6 +183,15 @@ def test_two_visitors_are_served_in_turn_and_see_their_own(visit):
     assert first.locator("#table-a tbody tr").count() == 3 and second.locator("#table-a tbody tr").count() == 1
 
 
+def test_what_was_typed_a_moment_ago_is_what_is_read(visit):
+    page = visit()
+    for prompt in ("Kill Bill", "Red Hot Chili Peppers", "Star Wars"):
+        ask(page, prompt=prompt, layers="1", amplifiers="1")
+        page.wait_for_function(f"document.querySelector('#heading-a').innerText.includes('{prompt}')")
+        assert wait_until_over(page).startswith("3 readings")
+    assert "“Wars”" in page.inner_text("#table-a")
+
+
 def test_an_error_beside_a_running_request_stays(visit):
     page = visit()
     ask(page, layers="0-2", amplifiers=LONG)
@@ -235,14 +244,17 @@ def test_examples_are_one_click_away(visit):
         ({"layers": "9"}, "layers=9: this model has layers 0–2"),
         ({"amplifiers": "nan"}, "amplifiers='nan'"),
         ({"layers": "1", "target_layer": "77"}, "target_layer=77"),
+        ({"layers": "1", "threshold": "7"}, "threshold=7.0: expected a cosine"),
+        ({"layers": "1", "new_tokens": "0"}, "max_new_tokens=0: expected a whole number"),
     ],
 )
 def test_bad_input_is_said_in_the_page_and_breaks_nothing(visit, settings, message):
     page = visit()
+    page.locator("button", has_text="More").first.click()
     ask(page, **settings)
     page.wait_for_selector("#problem [role=alert]")
     assert message in page.inner_text("#problem")
-    ask(page, prompt=PROMPT, layers="1", amplifiers="1", target_layer="same")
+    ask(page, prompt=PROMPT, layers="1", amplifiers="1", target_layer="same", threshold="0.3", new_tokens="5")
     assert "3 readings" in wait_until_over(page)
 
 

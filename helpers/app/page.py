@@ -14,8 +14,9 @@ from .. import InputError
 from ..components import COMPONENTS
 from . import view
 from .api import add_api
+from .chips import Chips, chip
 from .desk import Desk, Job
-from .panel import QUIET, Panel, chip, take_as_it_comes
+from .panel import QUIET, Panel
 from .settings import COLUMNS, Settings, check_length, same_tokens
 
 REFRESH = 0.05  # seconds between two looks at a request
@@ -75,8 +76,7 @@ class Page:
         self.examples = gr.Dataset(
             components=[self.prompt], samples=[[one[0]] for one in EXAMPLES], type="index", label="From the paper"
         )
-        self.tokens = gr.CheckboxGroup([], label="Tokens", elem_classes="chips", elem_id="tokens")
-        take_as_it_comes(self.tokens)
+        self.tokens = Chips([], label="Tokens", elem_classes="chips", elem_id="tokens")
         self.tokens_of = gr.State(("", "", []))  # the model, the prompt and the positions that the chips are of
         with gr.Row(elem_classes="small"):
             self.last, self.all = gr.Button("last token", size="sm"), gr.Button("all tokens", size="sm")
@@ -106,11 +106,11 @@ class Page:
             )  # fmt: skip
             with gr.Row():
                 self.max_new_tokens = gr.Number(
-                    usual.max_new_tokens, label="New tokens", precision=0, minimum=1, min_width=120,
+                    usual.max_new_tokens, label="New tokens", precision=0, min_width=120,
                     elem_id="new-tokens",
                 )  # fmt: skip
                 self.threshold = gr.Number(
-                    usual.threshold, label="Threshold", minimum=-1, maximum=1, step=0.05, min_width=120,
+                    usual.threshold, label="Threshold", step=0.05, min_width=120,
                     elem_id="threshold",
                 )  # fmt: skip
         with gr.Accordion("Side by side", open=False):

@@ -9,6 +9,7 @@ import gradio as gr
 from .. import InputError
 from ..results import save_results, slug, write_atomically
 from . import view
+from .chips import OneChip
 from .desk import Desk, Job
 from .settings import Settings
 
@@ -55,8 +56,7 @@ class Panel:
         with gr.Tabs(elem_id=f"tabs-{name}") as self.tabs:
             with gr.Tab("Readings", id="readings"):
                 with gr.Row(elem_classes="choices"):
-                    self.position = gr.Radio([], label="Token", elem_classes="chips", container=False, visible=False)
-                    take_as_it_comes(self.position)
+                    self.position = OneChip([], label="Token", elem_classes="chips", container=False, visible=False)
                     self.show = gr.Radio(
                         [("best amplified", "best"), ("all amplified", "all")], value="best", label="Show",
                         elem_classes="chips", container=False, elem_id=f"show-{name}",
@@ -185,19 +185,3 @@ class Panel:
             with write_atomically(report) as file:
                 file.write(view.report(job, python))
         return csv, report
-
-
-def chip(token: str) -> str:
-    """A token as the label of a chip."""
-    return token.strip() or {"\n": "⏎"}.get(token, "␣")
-
-
-def take_as_it_comes(component: gr.Component) -> None:
-    """Let positions through that Gradio's own check, of choices that may be older, would refuse; the plan checks them."""
-
-    def preprocess(given):
-        if isinstance(given, list):
-            return [position for position in given if isinstance(position, int)]
-        return given if isinstance(given, int) else None
-
-    component.preprocess = preprocess

@@ -42,10 +42,10 @@ def prepare_gradio(folder: Path) -> None:
 
 
 class Guard:
-    """An ASGI layer before Gradio's: who may ask, for what, and what a browser may do with the answer."""
+    """An ASGI layer before Gradio's: what may be asked for, by which page, and what a browser may do with the answer."""
 
-    def __init__(self, app, hosts: tuple[str, ...], folder: Path):
-        self.app, self.hosts, self.files = app, hosts, f"file={folder}/"
+    def __init__(self, app, folder: Path):
+        self.app, self.files = app, f"file={folder}/"
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -56,11 +56,9 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         path = scope["path"].strip("/").removeprefix("gradio_api").strip("/")
         refused = None
-        if self.hosts and host.rpartition(":")[0] not in self.hosts and host not in self.hosts:
-            refused = PlainTextResponse("this host name is not served here", 400)  # DNS rebinding
-        elif origin and scope["method"] not in ("GET", "HEAD") and origin.partition("://")[2] != host:
+        if origin and scope["method"] not in ("GET", "HEAD") and origin.partition("://")[2] != host:
             refused = PlainTextResponse("asked by a page of another origin", 403)
-        elif path and not path.startswith((*OPEN, self.files)):
+        elif path and (".." in path or not path.startswith((*OPEN, self.files))):
             refused = PlainTextResponse("not served here", 403)
 
         async def with_policy(message):
@@ -91,6 +89,7 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="superscopes-")).resolve()
         prepare_gradio(self._folder)
         from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from .page import Page
         from .theme import STYLE, theme
@@ -99,7 +98,8 @@ class Server:
         exports.mkdir()
         self._page = Page(desk, exports)
         self._blocks = self._page.blocks
-        hosts = () if address == "0.0.0.0" else (*LOOPBACK, address)
+        hosts = ["*"] if address == "0.0.0.0" else [*LOOPBACK, address]  # else DNS rebinding could reach it
+        layers = [Middleware(Guard, folder=self._folder), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
         self._blocks.queue(max_size=200, default_concurrency_limit=8, api_open=False)
         self._blocks._queue.sleep_when_free = 0.02  # not a thousand times a second, beside a model on the same cores
         self._blocks._queue.progress_update_sleep_when_free = 1.0
@@ -108,7 +108,7 @@ class Server:
             prevent_thread_lock=True, auth=(USER, password) if password else None, strict_cors=True, ssr_mode=False,
             mcp_server=False, enable_monitoring=False, run_history=False, pwa=False, show_error=False,
             allowed_paths=[str(exports)], max_file_size="1mb",
-            footer_links=["api"], theme=theme(), css=STYLE, app_kwargs={"middleware": [Middleware(Guard, hosts=hosts, folder=self._folder)]},
+            footer_links=["api"], theme=theme(), css=STYLE, app_kwargs={"middleware": layers},
         )  # fmt: skip
         desk.open()
 
