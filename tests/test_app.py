@@ -557,7 +557,10 @@ def test_the_server_asks_no_other_host_and_ctrl_c_stops_it(tiny_folder):
     client = Client(re.search(r"http://\S+/", said)[0], verbose=False)
     assert client.predict(PROMPT, layers="1", amplifiers="1", api_name="/interpret")
     served.send_signal(2)
-    out, _ = served.communicate(timeout=30)
+    try:
+        out, _ = served.communicate(timeout=30)
+    finally:
+        served.kill()
     assert served.returncode == 130 and "ASKED" not in out
 
 
