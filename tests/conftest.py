@@ -1,5 +1,7 @@
 """One real model, loaded once, a small random one in a folder, and the status that a run of the tests writes down."""
 
+import threading
+
 import pytest
 import torch
 import transformers
@@ -104,6 +106,17 @@ def tiny_folder(lm, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tiny_folder) -> LanguageModel:
     return load_model(str(tiny_folder))
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """The application's desk stands still after each first batch until this is set: who waits then, waits for sure."""
+    from helpers.app.desk import Desk
+
+    let_go, take = threading.Event(), Desk._take
+    monkeypatch.setattr(Desk, "_take", lambda *given: (let_go.wait(60), take(*given)))
+    yield let_go
+    let_go.set()
 
 
 def count_hooks(model: torch.nn.Module) -> int:

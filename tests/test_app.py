@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -190,15 +191,16 @@ def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny
     pd.testing.assert_frame_equal(rest.rows, whole)
 
 
-def test_requests_are_served_in_turn_and_do_not_mix(desk, usual):
+def test_requests_are_served_in_turn_and_do_not_mix(desk, usual, held):
     asked = [
-        replace(usual, prompt=prompt, amplifiers=f"1:{80 + i}:1")
+        replace(usual, prompt=prompt, amplifiers=f"1:{20 + i}:1")
         for i, prompt in enumerate(("Titanic", PROMPT, "Kill Bill"))
     ]
     jobs = [desk.submit(one) for one in asked]
     places = [desk.place(job) for job in jobs]
     assert places == sorted(places) and places[-1] >= 1
     assert "served first" in view.status(desk, jobs[-1])
+    held.set()
     while not jobs[-1].is_over:
         time.sleep(0.01)
     for job, one in zip(jobs, asked, strict=True):
@@ -219,8 +221,8 @@ def replace_readings(job: Job, change) -> Job:
     return replace(job, readings={id: change(reading) for id, reading in job.readings.items()})
 
 
-def test_equal_requests_wait_in_turn_and_a_waiting_one_can_be_stopped(desk, usual):
-    busy = desk.submit(replace(usual, amplifiers="1:160:0.5"))
+def test_equal_requests_wait_in_turn_and_a_waiting_one_can_be_stopped(desk, usual, held):
+    busy = desk.submit(replace(usual, amplifiers="1:20:0.5"))
     equal = [desk.submit(replace(usual, amplifiers="77")) for _ in range(3)]
     places = [desk.place(job) for job in equal]
     assert places == [places[0], places[0] + 1, places[0] + 2]
@@ -228,6 +230,7 @@ def test_equal_requests_wait_in_turn_and_a_waiting_one_can_be_stopped(desk, usua
     assert equal[0].state == "stopped" and desk.place(equal[1]) == places[0]
     assert "Stopped after 0 of 9 readings" in view.status(desk, equal[0])
     desk.stop(busy)
+    held.set()
     while not equal[2].is_over:
         time.sleep(0.01)
     assert [job.state for job in equal] == ["stopped", "done", "done"] and equal[2].known == 9
@@ -356,9 +359,11 @@ def test_counts_stand_beside_chance(job):
     items = job.items[job.items["component"] == "mlp_output"].iloc[:6]  # layers 0 and 1, amplifiers 1, 3 and 9
     said = [reading(0.5, 0, 0.4), reading(0.1, 0, 0), reading(0.4, 0, 0)]
     said += [reading(0.1, 0.4, 0.4), reading(0.2, 0, 0.4), reading(0, 0.4, 0)]
-    words = view.counts(replace(job, items=items, readings=dict(zip(items["id"], said, strict=True))))
+    words = view.counts(
+        job, view.ladders(replace(job, items=items, readings=dict(zip(items["id"], said, strict=True))))
+    )
     assert "1 of 2 plain (by chance 1.5, 1 to 2)" in words and "1 of 2 amplified (by chance 1.0, 1 to 1)" in words
-    assert "beside 2 other prompts" in words
+    assert "beside the paper's other 2 prompts" in words
 
 
 @pytest.mark.parametrize("name", ["a|1", "a|1|2|3", "../x|1|2", "a|-1|2", "a|1|9999999", "", None, 5, {"a": 1}])
@@ -394,9 +399,7 @@ def get(url: str, method: str = "GET", **headers: str) -> tuple[int, dict, bytes
 def test_it_listens_on_this_machine_alone(server):
     port = int(server.url.rstrip("/").rpartition(":")[2])
     addresses = {
-        connection.laddr.ip
-        for connection in __import__("psutil").Process().net_connections()
-        if connection.laddr.port == port
+        connection.laddr.ip for connection in psutil.Process().net_connections() if connection.laddr.port == port
     }
     assert addresses == {"127.0.0.1"}
 
@@ -524,7 +527,7 @@ def started(*arguments: str, code: str = "") -> subprocess.Popen:
 def test_bad_arguments_end_with_a_sentence(arguments, message, capsys):
     assert app(arguments) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(message) and said.err.count("\n") == 1 and not said.out
+    assert said.err.startswith(message) and said.err.count("\n") == 1 and said.out.startswith("starting")
 
 
 def test_a_port_in_use_is_named():
@@ -552,6 +555,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_the_server_asks_no_other_host_and_ctrl_c_stops_it(tiny_folder):
     served = started("--model", str(tiny_folder), code=RECORDING)
+    assert served.stdout.readline().startswith("starting")
     said = served.stdout.readline()
     assert said.startswith("Superscopes is at http://127.0.0.1:"), said + served.stderr.read()
     client = Client(re.search(r"http://\S+/", said)[0], verbose=False)

@@ -170,14 +170,15 @@ def test_a_link_restores_the_settings_and_a_reload_the_run(visit, server):
     assert "in memory already" in wait_until_over(fresh)
 
 
-def test_two_visitors_are_served_in_turn_and_see_their_own(visit):
+def test_two_visitors_are_served_in_turn_and_see_their_own(visit, held):
     first, second = visit(), visit()
-    ask(first, prompt="Titanic", layers="0-2", amplifiers="1:100:0.5")
+    ask(first, prompt="Titanic", layers="0-2", amplifiers="1:20:0.5")
     first.wait_for_selector("#status-a progress")
     ask(second, prompt="Kill Bill", layers="1", amplifiers="1, 2")
     second.wait_for_function(
         "document.querySelector('#status-a').innerText.includes('Waiting: 1 request is served first')"
     )
+    held.set()
     wait_until_over(second), wait_until_over(first)
     assert "Titanic" in first.inner_text("#heading-a") and "Kill Bill" in second.inner_text("#heading-a")
     assert first.locator("#table-a tbody tr").count() == 3 and second.locator("#table-a tbody tr").count() == 1

@@ -20,25 +20,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--address", default="127.0.0.1", help="another one needs SUPERSCOPES_PASSWORD")
     options = parser.parse_args(arguments)
 
-    from .desk import Desk
-    from .server import USER, Server
+    print("starting (a few seconds) …", flush=True)  # the libraries alone take some
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    password = os.environ.get("SUPERSCOPES_PASSWORD", "")
+    server = None
     try:
+        from .desk import Desk
+        from .server import USER, Server
+
+        password = os.environ.get("SUPERSCOPES_PASSWORD", "")
         server = Server(Desk(options.model, options.dtype, options.device), options.port, options.address, password)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
         who = f" (user {USER}, password as set)" if password else ""
         print(f"Superscopes is at {server.url}{who}; Ctrl-C stops it.", flush=True)
         threading.Event().wait()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
     finally:
-        server.close()
+        if server:
+            server.close()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 
 import gradio as gr
 
 from .. import InputError
 from .desk import Desk
-from .settings import COLUMNS, MARKED, Settings, check_length
+from .settings import Settings, check_length
 
 
 def add_api(desk: Desk) -> None:
@@ -20,23 +22,23 @@ def add_api(desk: Desk) -> None:
 
     def tokens(prompt: str, model: str = desk.model) -> list[str]:
         """The prompt's tokens, by position."""
-        with _errors():
+        with _told():
             check_length("prompt", prompt)
             return desk.card(model).decoded_tokens(prompt)
 
     async def interpret(
         prompt: str,
         tokens: list[int] = [-1],  # noqa: B006  Gradio reads defaults from the signature
-        components: list[str] = list(COLUMNS[:3]),  # noqa: B006
-        layers: str = "1-7",
-        target_layer: str = "same",
-        amplifiers: str = "1, 3, 6, 9, 12, 15",
-        target_prompt: str = MARKED,
-        max_new_tokens: int = 10,
+        components: list[str] = list(Settings.components),  # noqa: B006
+        layers: str = Settings.layers,
+        target_layer: str = Settings.target_layer,
+        amplifiers: str = Settings.amplifiers,
+        target_prompt: str = Settings.target_prompt,
+        max_new_tokens: int = Settings.max_new_tokens,
         model: str = desk.model,
     ) -> list[dict]:
         """Read vectors of a prompt, as the page does; a row per reading, in the columns of the CSV."""
-        with _errors():
+        with _told():
             settings = Settings(
                 prompt, model, tuple(tokens), tuple(components), layers, str(target_layer), amplifiers, target_prompt,
                 max_new_tokens,
@@ -56,14 +58,12 @@ def add_api(desk: Desk) -> None:
     gr.api(interpret, api_name="interpret", concurrency_limit=None)
 
 
-class _errors:
+@contextmanager
+def _told() -> Iterator[None]:
     """Bad input as an error that the client is told of."""
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, kind, error, trace):
-        if isinstance(error, InputError):
-            raise gr.Error(escape(str(error), quote=False)) from None
-        if isinstance(error, TypeError | ValueError | AttributeError):
-            raise gr.Error("a parameter is of another kind than the API page says") from None
+    try:
+        yield
+    except InputError as error:
+        raise gr.Error(escape(str(error), quote=False)) from None
+    except (TypeError, ValueError, AttributeError):
+        raise gr.Error("a parameter is of another kind than the API page says") from None

@@ -103,7 +103,7 @@ class Desk:
         self.others = read_prompts(OTHERS)
         self.speeds: dict[str, float] = {}  # model -> readings per second of the last request that read some
         self.forget: Callable[[str], None] = lambda id: None  # called for a request that is no longer kept
-        self.state, self.is_ready = "", False
+        self.state, self.is_ready = f"loading {model}", False
         self._lm, self._lm_name, self._prompt = None, "", None
         self._cards, self._reading_cards = {}, threading.Lock()
         self._jobs: dict[str, Job] = {}

@@ -11,20 +11,20 @@ from pathlib import Path
 import gradio as gr
 
 from .. import InputError
-from ..components import COMPONENTS
+from ..experiments import FINE_GRID, MLP_GRID
 from . import view
 from .api import add_api
 from .chips import Chips, chip
 from .desk import Desk, Job
 from .panel import QUIET, Panel
-from .settings import COLUMNS, Settings, check_length, same_tokens
+from .settings import COLUMNS, Settings, check_length, in_words, same_tokens
 
 REFRESH = 0.05  # seconds between two looks at a request
 MOST_CHIPS = 512  # tokens that are shown to choose from; the last ones
 EXAMPLES = (  # the paper's walkthroughs (Figure 1, Tables 1-3), and their settings
-    *((prompt, COLUMNS[:3], "same", "1, 3, 6, 9, 12, 15", "1-7")
+    *((prompt, COLUMNS[:3], "same", MLP_GRID, "1-7")
       for prompt in ("Diana, Princess of Wales", "Saturday Night Live", "Back to the Future")),
-    *((prompt, ("hidden_state",), "0", "1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6", "0-7")
+    *((prompt, ("hidden_state",), "0", FINE_GRID, "0-7")
       for prompt in ("Alexander the Great", "Red Hot Chili Peppers", "Florence and the Machine")),
 )  # fmt: skip
 SHOW_ANSWERS = """() => { if (window.innerWidth <= 700)
@@ -305,7 +305,7 @@ class Page:
         chips = self.chips(settings.prompt, settings.model, settings.tokens)
         values = dict(zip(self._settings, vars(settings).values(), strict=True)) | chips
         values[self.layers] = chips.get(self.layers, gr.update()) | {"value": settings.layers}
-        values[self.components] = [name for name in settings.components if name in COMPONENTS]
+        values[self.components] = [name for name in settings.components if name in COLUMNS]
         if settings.model not in self.desk.models:
             del values[self.model]
         return values
@@ -347,7 +347,7 @@ class Page:
     def example(self, number: int, model: str) -> dict:
         """An example of the paper."""
         prompt, components, target_layer, amplifiers, layers = EXAMPLES[number]
-        return self.fill(Settings(prompt, model, (-1,), components, layers, target_layer, amplifiers))
+        return self.fill(Settings(prompt, model, (-1,), components, layers, target_layer, in_words(amplifiers)))
 
 
 def _pulse(job: Job) -> str:

@@ -154,9 +154,9 @@ class Panel:
         """The ladder of the cell or square that was clicked; from the map, also its token's table."""
         job, cell = self.desk.find(id), event._data.get("cell")
         key = view.parse_cell(cell)
-        if not job or not key or not view.ladder(job, key):
+        drawn = self.draw_table(id, key[2], show, cell) if job and key else {}
+        if not drawn.get(self.ladder):
             return {self.cell: ""}
-        drawn = self.draw_table(id, key[2], show, cell)
         return drawn | {self.cell: cell, self.position: key[2], self.tabs: gr.Tabs(selected="readings")}
 
     def _keep(self, job: Job) -> dict:

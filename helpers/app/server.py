@@ -92,7 +92,8 @@ class Server:
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from .page import Page
-        from .theme import STYLE, theme
+        from .theme import theme
+        from .view import STYLE
 
         exports = self._folder / "exports"
         exports.mkdir()

@@ -1,12 +1,13 @@
 """What a visitor asked for: as a plan, as a link, as Python."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from urllib.parse import urlencode
 
 from .. import InputError
 from ..catalogue import DEFAULT_MODEL
+from ..experiments import MLP_GRID
 from ..plans import PAPER_TARGET_PROMPT, Plan, TargetPrompt, make_plan, parse_layers
 from ..scoring import THRESHOLD
 
@@ -15,6 +16,11 @@ MARKED = re.sub(r"x$", "{x}", PAPER_TARGET_PROMPT)  # braces mark the placeholde
 LONGEST = {"prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000}  # characters
 MOST_ROWS = 20_000  # readings of one request; a longer sweep is a command's
 MOST_TEXT = 20_000_000  # characters of its prompt in all rows
+
+
+def in_words(amplifiers: Sequence[float]) -> str:
+    """Amplifiers as a person writes them."""
+    return ", ".join(map(str, amplifiers))
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Settings:
     components: tuple[str, ...] = COLUMNS[:3]
     layers: str = "1-7"
     target_layer: str = "same"
-    amplifiers: str = "1, 3, 6, 9, 12, 15"
+    amplifiers: str = in_words(MLP_GRID)
     target_prompt: str = MARKED
     max_new_tokens: int = 10
     threshold: float = THRESHOLD

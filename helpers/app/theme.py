@@ -2,10 +2,6 @@
 
 import gradio as gr
 
-from .view import STYLE
-
-__all__ = ["STYLE", "theme"]
-
 
 def theme() -> gr.themes.Base:
     """A theme of system fonts (none is fetched) in the blue of Superscopes."""

@@ -35,6 +35,10 @@ MOST_COLUMNS = 64  # tokens of a heat map
 STYLE = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
 
 
+Key = tuple[str, int, int]  # component, layer, position
+Ladders = dict[Key, list[tuple[float, Reading]]]
+
+
 class Best:
     """The best reading of some at one place, beside chance with as many tries.
 
@@ -59,7 +63,7 @@ class Best:
         self.in_words = MARKS[self.mark]
 
 
-def ladders(job: Job, position: int | None = None) -> dict[tuple[str, int, int], list[tuple[float, Reading]]]:
+def ladders(job: Job, position: int | None = None) -> Ladders:
     """(component, layer, position) -> [(amplifier, reading)], in the plan's order, of what has been read so far."""
     items, readings, found = job.items, job.readings, {}
     if "id" not in items:
@@ -124,7 +128,7 @@ def heading(job: Job) -> str:
     """What was asked for, over its results."""
     one = job.settings
     return (
-        f'<div class="asked"><b>{_shown(one.prompt[:200])}</b> <span>{escape(one.model)} · layers {escape(one.layers)} into '
+        f'<div class="asked"><b>{_shown(one.prompt[:200])}</b> <span>{escape(one.model)} · {_layers(one.layers)} into '
         f"{_target(one.target_layer)} · α {escape(one.amplifiers[:60])}</span></div>"
     )
 
@@ -143,7 +147,7 @@ def table(job: Job, position: int, show_all: bool = False, opens: bool = True) -
     if more := (amplifiers != 1).sum():
         groups.append(("amplified", "amplified" if show_all or more == 1 else f"best of {more} amplified"))
     heads = "".join(
-        f'<th colspan="{len(groups)}" scope="colgroup" title="{escape(MEANINGS.get(name, name))}">{_title(name)}</th>'
+        f'<th colspan="{len(groups)}" scope="colgroup" title="{escape(MEANINGS[name])}">{_title(name)}</th>'
         for name in components
     )
     below = "".join(f'<th scope="col" class="{kind}">{words}</th>' for _ in components for kind, words in groups)
@@ -161,33 +165,33 @@ def table(job: Job, position: int, show_all: bool = False, opens: bool = True) -
         f'<p class="caption">{where} {"A click on a reading opens its ladder of amplifiers." if opens else ""}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="readings"><table class="readings" '
         f'aria-label="{escape(re.sub("<[^>]*>", "", where))}"><thead><tr><th rowspan="2" scope="col">layer</th>{heads}</tr>'
-        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{counts(job, position)}{_legend(settings.threshold)}"
+        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{counts(job, found)}{_legend(settings.threshold)}"
     )
 
 
-def counts(job: Job, position: int | None = None) -> str:
+def counts(job: Job, found: Ladders) -> str:
     """In how many places a reading is similar, beside the same count against the other prompts."""
     places = {"plain": [], "amplified": []}
-    for steps in ladders(job, position).values():
-        for kind, found in places.items():
+    for steps in found.values():
+        for kind, own in places.items():
             if some := [reading for amplifier, reading in steps if (amplifier == 1) == (kind == "plain")]:
                 best = max(np.nan_to_num(reading.score, nan=-1.0) for reading in some)
-                found.append((best, np.max([reading.chance for reading in some], axis=0)))
+                own.append((best, np.max([reading.chance for reading in some], axis=0)))
     parts, threshold, others = [], job.settings.threshold, 0
-    for kind, found in places.items():
-        if found:
-            own, chance = np.array([best for best, _ in found]), np.stack([row for _, row in found])
+    for kind, pairs in places.items():
+        if pairs:
+            own, chance = np.array([best for best, _ in pairs]), np.stack([row for _, row in pairs])
             others, by_chance = chance.shape[1], (chance > threshold).sum(0)  # places, for each of the other prompts
             low, high = np.quantile(by_chance, [0.025, 0.975], method="inverted_cdf")
             many = f"{(own > threshold).sum():,} of {len(own):,} {kind}"
             parts.append(f"{many} (by chance {by_chance.mean():.1f}, {low:.0f} to {high:.0f})")
     if not parts:
         return ""
-    words = f"Places above {threshold:g}: {'; '.join(parts)}. Chance: the same readings beside {others} other prompts."
+    words = f"Places above {threshold:g}: {'; '.join(parts)}. Chance: the same readings beside the paper's other {others} prompts."
     return f'<p class="counts">{words}</p>'
 
 
-def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool, opens: bool) -> str:
+def _cell(job: Job, key: Key, steps: list, kind: str, show_all: bool, opens: bool) -> str:
     if not steps:
         words = "…" if job.state in ("waiting", "loading", "reading") else "not read"
         return f'<td class="{kind} empty">{words}</td>'
@@ -195,7 +199,7 @@ def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool, opens: b
     shown = steps if show_all else [(best.amplifier, best.reading)]
     component, layer, position = key
     label = (
-        f"layer {layer}, {TITLES.get(component, component)}, amplifier {best.amplifier:g}: "
+        f"layer {layer}, {TITLES[component]}, amplifier {best.amplifier:g}: "
         f"{best.reading.result or 'nothing'}; score {_score(best.reading)}, {best.in_words}. Open its ladder"
     )
     readings = "".join(
@@ -212,9 +216,13 @@ def _cell(job: Job, key: tuple, steps: list, kind: str, show_all: bool, opens: b
     )
 
 
-def ladder(job: Job, key: tuple[str, int, int]) -> str:
-    """Every amplifier's reading at one place, its score, and what chance would give."""
-    steps = ladders(job, key[2]).get(key)
+def ladder(job: Job, key: Key, steps: list[tuple[float, Reading]] | None = None) -> str:
+    """Every amplifier's reading at one place, its score, and what chance would give; nothing if none was read there.
+
+    Args:
+        steps: (amplifier, reading) of that place, where they are at hand.
+    """
+    steps = steps or ladders(job, key[2]).get(key)
     if not steps:
         return ""
     component, layer, position = key
@@ -241,7 +249,7 @@ def ladder(job: Job, key: tuple[str, int, int]) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="ladder of amplifiers"><table><thead><tr>'
         '<th scope="col">α</th><th scope="col" title="length beside the placeholder\'s own hidden state">ρ</th>'
         '<th scope="col">what the model writes</th><th scope="col">score</th>'
-        f'<th scope="col">−0.2 to 1; grey: against {len(steps[0][1].chance)} other prompts</th></tr></thead>'
+        f'<th scope="col">−0.2 to 1; grey: the paper\'s other {len(steps[0][1].chance)} prompts</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
@@ -272,13 +280,13 @@ def heat_map(job: Job) -> str:
             rows.append(f'<tr><th scope="row">{layer}</th>{"".join(squares)}</tr>')
         heads = "".join(f'<th scope="col"><span>{_shown(job.tokens[at])}</span></th>' for at in positions)
         maps.append(
-            f'<div class="scroll" tabindex="0" role="region" aria-label="heat map of {escape(_plain_title(component))}">'
+            f'<div class="scroll" tabindex="0" role="region" aria-label="heat map of {escape(TITLES[component])}">'
             f"<table><caption>{_title(component)}</caption><thead><tr><th></th>{heads}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
     left_out = len(job.tokens) - len(positions)
     note = f"<p>{left_out:,} tokens are left out here.</p>" if left_out else ""
-    return f'<div class="maps">{"".join(maps)}</div>{note}{counts(job)}{_legend(job.settings.threshold, of_map=True)}'
+    return f'<div class="maps">{"".join(maps)}</div>{note}{counts(job, found)}{_legend(job.settings.threshold, of_map=True)}'
 
 
 def _columns(job: Job) -> list[int]:
@@ -296,7 +304,7 @@ def report(job: Job, python: str) -> str:
     parts = []
     for position in job.rows["position"].unique():
         parts.append(f"<h2>Token {_quoted(job.tokens[position])}</h2>{table(job, position, opens=False)}")
-        parts += [ladder(job, key) for key in ladders(job, position)]
+        parts += [ladder(job, key, steps) for key, steps in ladders(job, position).items()]
     about = escape(json.dumps(job.rows.attrs, indent=2, ensure_ascii=False, default=str))
     made_of = f"{len(job.rows):,} readings of {settings.model}" + (
         "" if job.state == "done" else f", stopped; {len(job.items):,} were asked for"
@@ -378,11 +386,7 @@ def _shade(score: float) -> str:
 
 
 def _title(component: str) -> str:
-    return escape(_plain_title(component)).replace("h_PreMLP", "h<sub>PreMLP</sub>")
-
-
-def _plain_title(component: str) -> str:
-    return TITLES.get(component, component)
+    return escape(TITLES[component]).replace("h_PreMLP", "h<sub>PreMLP</sub>")
 
 
 def _target(target_layer: str) -> str:
@@ -401,11 +405,11 @@ def _shown(text: str) -> str:
     return escape(text).replace("\n", "⏎")
 
 
-def _cell_name(key: tuple[str, int, int]) -> str:
+def _cell_name(key: Key) -> str:
     return "|".join(map(str, key))
 
 
-def parse_cell(name: object) -> tuple[str, int, int] | None:
+def parse_cell(name: object) -> Key | None:
     """(component, layer, position) of a cell's name; None of anything else that a page might send."""
     found = re.fullmatch(r"([a-z_]{1,40})\|(\d{1,6})\|(\d{1,6})", name) if isinstance(name, str) else None
     return (found[1], int(found[2]), int(found[3])) if found else None
