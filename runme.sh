@@ -20,6 +20,9 @@ Superscopes: amplify a vector from inside a language model and read, in words, w
       --only NOTEBOOK            one of mlp_output_evaluation, hidden_state_evaluation, layer_success_plots, story,
                                  guidance, before_context, every_component, amplification_or_tries,
                                  effect_and_scoring, elsewhere, stability, model_sizes
+      --workers N                read in N processes of this machine (needs requirements-cluster.txt)
+      --scheduler tcp://…        read on the workers of a Dask cluster
+      --new                      begin anew, beside what earlier runs have left; else the same command goes on
       NAME=VALUE …               any parameter of the notebooks: layers=all  amplifiers=1,2,4  token=-2
                                  and of a model's source: revision=v1.0  adapter=FOLDER  quantization=4bit
                                  device_map=auto  trust_remote_code=true  allow_pickle=true
@@ -29,6 +32,8 @@ Superscopes: amplify a vector from inside a language model and read, in words, w
   ./runme.sh test                the tests that take seconds; pytest's own arguments may follow
   ./runme.sh test --slow         the tests that take minutes
   ./runme.sh app                 the application, in a browser: --model NAME  --port N  --dtype D
+  ./runme.sh status              what runs have left: complete, unfinished, in use
+  ./runme.sh clean               remove what can be made again, after asking
   ./runme.sh lab                 JupyterLab at notebooks/
   ./runme.sh help                this page
 
@@ -119,11 +124,11 @@ install() {
 
 verb=${1:-reproduce}
 case $verb in
-  reproduce | check | models | app | test | lab | help) [ $# -eq 0 ] || shift ;;
+  reproduce | check | models | app | status | clean | test | lab | help) [ $# -eq 0 ] || shift ;;
   -h | --help) verb=help ;;
   -* | *=*) verb=reproduce ;;
   *)
-    echo "unknown command '$verb'; known: reproduce, check, models, app, test, lab, help" >&2
+    echo "unknown command '$verb'; known: reproduce, check, models, app, status, clean, test, lab, help" >&2
     exit 2
     ;;
 esac
@@ -139,6 +144,7 @@ case $verb in
     ;;
   models) exec "$python" -m helpers.catalogue "$@" ;;
   app) exec "$python" -m helpers.app "$@" ;;
+  status | clean) exec "$python" -m helpers.status "$verb" "$@" ;;
   test) cd "$root" && exec "$python" -m pytest "$@" ;;
   lab)
     [ "$(id -u)" = 0 ] && set -- --allow-root "$@" # in containers

@@ -1,7 +1,8 @@
-"""How many rows at a time: a size found once, and halves of a batch that did not fit."""
+"""How many rows at a time: a size found once, and halves of a batch that failed."""
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Iterator
 
 import psutil
@@ -13,6 +14,7 @@ USUAL = 512  # rows that keep two CPU cores busy (benchmarks/); a plan of few ba
 LARGEST = 4096
 SHARE_OF_MEMORY = 1 / 4  # of what is free, for a batch
 LEAST_BATCHES = 16  # a larger size is tried only where a plan still has so many batches of it
+SAME_FAILURES = 20  # in a row: then a sweep stops
 WORTHWHILE = 0.95  # a larger size must take this much of the time per row, or less
 
 
@@ -64,29 +66,67 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def in_parts(work: Callable[[slice], object], rows: int, device: torch.device) -> Iterator[tuple[slice, object | None]]:
-    """Do `work` on all rows at once; a part that runs out of memory is done again as two halves.
+class Failures:
+    """Counts equal errors of neighbouring rows: so many in a row are not the rows' fault."""
+
+    def __init__(self):
+        self._last, self._times = "", 0
+
+    def note(self, error: Exception | None) -> None:
+        """Take down how a single row ended, or that several went well.
+
+        Raises:
+            RuntimeError: from the error, when it has come SAME_FAILURES times in a row.
+        """
+        words = in_words(error) if error else ""
+        self._times = self._times + 1 if words and words == self._last else 1
+        self._last = words
+        if words and self._times >= SAME_FAILURES:
+            raise RuntimeError(f"{self._times} rows in a row ended with the same error: {words}") from error
+
+
+def in_parts(
+    work: Callable[[slice], object], rows: int, device: torch.device, failures: Failures
+) -> Iterator[tuple[slice, object | None, Exception | None]]:
+    """Do `work` on all rows at once; a part that fails is done again as two halves, so that one row's failure is its own.
 
     Yields:
-        (part, result) in order of the rows; the result is None for a single row that doesn't fit.
+        (part, result, None) in order of the rows; (part, None, the error) of a single row that fails.
+
+    Raises:
+        RuntimeError: many rows in a row failed in the same way.
     """
     parts = [slice(0, rows)]
     while parts:
         part = parts.pop(0)
-        result, failed = None, False
+        result, failed = None, None
         try:
             result = work(part)
+        except InputError:
+            raise
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            failed = True
-        if failed:  # outside the except: the error's traceback holds the tensors of the failed attempt
+            failed = _without_frames(error)
+        if failed:
             free_memory(device)
             middle = (part.start + part.stop) // 2
             if middle > part.start:
                 parts = [slice(part.start, middle), slice(middle, part.stop), *parts]
                 continue
-        yield part, result
+        failures.note(failed)
+        yield part, result, failed
+
+
+def _without_frames(error: Exception) -> Exception:
+    """The error with its traceback as a text: the frames hold the tensors of the failed attempt."""
+    if not getattr(error, "__notes__", None):
+        error.add_note("".join(traceback.format_tb(error.__traceback__, limit=-6)))
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
+
+
+def in_words(error: Exception) -> str:
+    """An error as one line: its kind, and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def is_out_of_memory(error: Exception) -> bool:

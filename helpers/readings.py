@@ -1,20 +1,22 @@
 """A model's readings: made now and kept, or taken from earlier results where they would come out the same."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 
-from . import ROOT
+from . import ROOT, ledger, runs
+from .ledger import Ledger, header
 from .models import LanguageModel, ModelCard, load_model, read_model
 from .plans import Plan
-from .results import json_of, read_results, results_folder, save_results
+from .results import describe, json_of, read_results, results_folder, save_results
 from .scoring import judge_fingerprint, score
-from .superscopes import sweep
+from .superscopes import assemble, with_readings
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,10 @@ class Readings:
         out_dir: where results go; empty is data/<model>/.
         reuse: a folder of earlier results to take readings from; empty makes all.
         batch_size: rows at a time; None finds a good number.
-        bar: tqdm, or what draws progress like it.
+        bar: `progress.Bar`, or None.
+        new: begin anew, beside what earlier runs have left.
+        workers: who reads: 0 is this process; a number, so many processes of this machine; or a Dask scheduler's
+            address (helpers/cluster.py).
     """
 
     model: str
@@ -37,6 +42,8 @@ class Readings:
     batch_size: int | None = None
     bar: Callable | None = None
     source_options: Mapping[str, object] = field(default_factory=dict)
+    new: bool = False
+    workers: int | str = 0
 
     @cached_property
     def folder(self) -> Path:
@@ -51,24 +58,68 @@ class Readings:
         return load_model(self.model, self.dtype, self.device, **self.source_options)
 
     def of(self, name: str, plans: Sequence[Plan], gold: Mapping[str, str] | None = None) -> pd.DataFrame:
-        """The rows of some plans, in order, scored; they are in `folder`/<name>.csv.gz afterwards.
+        """The rows of some plans, in order, scored; they are in `folder`/`name` afterwards.
 
         A file in `reuse` is taken if its ids are those of the plans on this model and dtype: whatever could change a
         text is in an id, apart from the libraries' versions, which its JSON keeps. Scores are computed anew.
+        Otherwise they are read batch by batch into a ledger in runs/work/; a run that was stopped or killed goes on
+        from there, and one that has nothing left to read doesn't load the model.
+
+        Args:
+            name: of the file: <experiment>.csv, or .csv.gz.
+
+        Raises:
+            InputError: the ledger is another process's, or has unfinished rows of other settings.
+            Stopped: see `runs.finish`.
         """
-        file = self.folder / f"{name}.csv.gz"
-        rows = self._the_same(ROOT / Path(self.reuse).expanduser() / file.name, plans, gold) if self.reuse else None
+        file = self.folder / name
+        rows = self._the_same(ROOT / Path(self.reuse).expanduser() / name, plans, gold) if self.reuse else None
         if rows is None:
-            if self.bar:
-                with self.bar(total=sum(len(plan.items(self.lm)) for plan in plans), unit="row", desc=name) as bar:
-                    rows = sweep(
-                        self.lm, plans, batch_size=self.batch_size, gold=gold,
-                        progress=lambda done, total: bar.update(done - bar.n),
-                    )  # fmt: skip
-            else:
-                rows = sweep(self.lm, plans, batch_size=self.batch_size, gold=gold)
+            rows = self._kept(name.partition(".")[0], plans, gold)
         save_results(rows, file)
         return rows
+
+    def _kept(self, name: str, plans: Sequence[Plan], gold: Mapping[str, str] | None) -> pd.DataFrame:
+        """The rows of a ledger, after what it lacks was read."""
+        place = ledger.run_folder(self.folder) / name
+        card, made_by = self.card, self._finished_by(place, plans)
+        if made_by is None:
+            with self._reader() as (batches, about, made_by):
+                head, ids = header(plans, card, *made_by)
+                head["results"] = ledger.shown(self.folder)
+                with Ledger(ledger.find(place, head, self.new), head) as kept:
+                    runs.finish(batches, plans, kept, self.batch_size, self.bar)
+                    if not ledger.is_complete(kept.folder):
+                        kept.complete(about(*plans))
+                    return _assembled(card, plans, ids, kept, self.batch_size, gold)
+        head, ids = header(plans, card, *made_by)
+        with Ledger(ledger.find(place, head), head) as kept:
+            return _assembled(card, plans, ids, kept, self.batch_size, gold)
+
+    @contextmanager
+    def _reader(self) -> Iterator[tuple[Callable, Callable, tuple[str, str, str]]]:
+        """Who reads: what gives batches, what describes them, and what an id takes of the model."""
+        if self.workers:
+            from .cluster import Workers
+
+            with Workers(self) as workers:
+                yield workers.batches, workers.describe, workers.made_by
+        else:
+            lm = self.lm
+            yield runs.here(lm), partial(describe, lm), (lm.fingerprint, lm.dtype, lm.attention)
+
+    def _finished_by(self, place: Path, plans: Sequence[Plan]) -> tuple[str, str, str] | None:
+        """Fingerprint, dtype and attention of a ledger that has all rows of these plans already; None if none has."""
+        complete = [] if self.new else [one for one in ledger.ledgers(place) if ledger.is_complete(one)]
+        if not complete:
+            return None
+        self.card.source.fetch_weights()
+        fingerprint = self.card.source.fingerprint()
+        for folder in complete:
+            made_by = fingerprint, self.dtype, ledger.header_of(folder)["model"]["attention"]  # known once it is loaded
+            if not ledger.differences(ledger.header_of(folder), header(plans, self.card, *made_by)[0]):
+                return made_by
+        return None
 
     def _the_same(self, file: Path, plans: Sequence[Plan], gold: Mapping[str, str] | None) -> pd.DataFrame | None:
         """The rows of a file, scored again, if they are those that the plans would give."""
@@ -88,3 +139,22 @@ class Readings:
         rows.attrs = {key: value for key, value in about.items() if key not in ("rows", "status")}
         rows.attrs["judge"]["fingerprint"] = judge_fingerprint()
         return rows
+
+
+def _assembled(
+    card: ModelCard,
+    plans: Sequence[Plan],
+    ids: Sequence[Sequence[str]],
+    kept: Ledger,
+    batch_size: int | None,
+    gold: Mapping[str, str] | None,
+) -> pd.DataFrame:
+    """A complete ledger's rows in plan order, scored."""
+    parts = [
+        with_readings(plan.items(card).assign(id=own), [readings[id] for id in own])
+        for plan, own, readings in zip(plans, ids, kept.readings, strict=True)
+    ]
+    seconds = sum(made["seconds"] for made in kept.made)
+    about = kept.about | {"judge": kept.about["judge"] | {"fingerprint": judge_fingerprint()}}
+    rows = pd.concat(parts, ignore_index=True)
+    return assemble(rows, plans, about, kept.made, seconds, batch_size is not None, gold)

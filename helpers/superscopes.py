@@ -1,5 +1,6 @@
 """The method in three calls: interpret vectors, run a plan batch by batch, sweep a grid and score it."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from . import InputError
 from .activations import Sources
-from .batches import check_batch_size, find_batch_size, in_parts, timed
+from .batches import Failures, check_batch_size, find_batch_size, in_parts, in_words, is_out_of_memory, timed
 from .components import as_seed, parse_component
 from .decoding import Sampling
 from .engine import PatchedPrompt
@@ -23,6 +24,7 @@ ROW_COLUMNS = (
     "source prompt", "token", "layer", "amplification value", "result", "component", "position", "target layer",
     "target prompt", "seed", "rho", "score", "score first item", "score gold", "status", "message", "id",
 )  # fmt: skip
+READING_COLUMNS = ("result", "rho", "status", "message")  # what is read; the others are the plan's, or scores
 MESSAGES = {  # of a row's status
     "ok": "",
     "nonfinite": "logits are not finite: the amplified vector is out of the dtype's range",
@@ -55,7 +57,7 @@ def interpret(
 
     Returns:
         (n,) continuations without special tokens, cut at end-of-sequence; "" where logits were not finite, or where
-        one row alone ran out of memory.
+        one row alone failed or ran out of memory.
 
     Raises:
         InputError: shapes or layers that this model doesn't have.
@@ -73,9 +75,15 @@ def interpret(
     size = _prepare(prompt, len(vectors), batch_size, fused)
     seeds = range(len(vectors)) if seeds is None else seeds
     texts = []
+    failures = Failures()
     for start in range(0, len(vectors), size):
-        batch = slice(start, start + size)
-        texts += _interpret_batch(prompt, vectors[batch], layers[batch], decoding, seeds[batch])[0]
+        some = [given[start : start + size] for given in (vectors, layers, seeds)]
+
+        def work(part: slice, some=some) -> list[tuple]:
+            own, at, drawn = (given[part] for given in some)
+            return [_row(*read) for read in zip(*_continue(prompt, own, at, decoding, drawn), strict=True)]
+
+        texts += [text for text, *_ in _all_rows(work, len(some[0]), lm.device, failures)[0]]
     return texts
 
 
@@ -94,8 +102,8 @@ def run(
     by `batch_size`, not by the length of the plan.
 
     Args:
-        batch_size: rows at a time; found once, here, if left out. A batch that runs out of memory is done in
-            halves; the next one is whole again.
+        batch_size: rows at a time; found once, here, if left out. A batch that fails is done in halves, so that a
+            row's failure is its own; the next one is whole again.
         progress: called after each batch with (rows done, rows in all).
         fused: compile the model's blocks first; if left out, where the plan is long enough to pay for it
             (helpers/fused.py).
@@ -107,62 +115,119 @@ def run(
 
     Raises:
         InputError: at the call, before anything is computed, if the plan doesn't fit the model.
+        RuntimeError: many rows in a row failed in the same way.
     """
-    check_batch_size(batch_size)
-    items = plan.items(lm)
-    items["id"] = plan.ids(items, lm)
-    if not (prompt and prompt.is_of(lm, plan.target_prompt, plan.max_new_tokens)):
-        prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
-    sources = Sources(lm, plan.prompts)
-    size = _prepare(prompt, len(items), batch_size, fused)
+    reader = Reader(lm, plan, batch_size, fused, prompt)
 
     def batches():
-        for start in range(0, len(items), size):
-            batch = items.iloc[start : start + size]
+        for start in reader.starts:
+            batch = reader.items_of(start)
             if not all(id in done for id in batch["id"]):
-                rows = _run_batch(prompt, sources, plan, batch)
-                rows.attrs |= {
-                    "batch_size": size, "shares_prefix": prompt.shares_prefix, "fused": bool(prompt.fused_rows),
-                }  # fmt: skip
-                yield rows
+                yield reader.read(start)
             if progress:
-                progress(start + len(batch), len(items))
+                progress(start + len(batch), len(reader.items))
 
     return batches()
 
 
-def _run_batch(prompt: PatchedPrompt, sources: Sources, plan: Plan, items: pd.DataFrame) -> pd.DataFrame:
-    vectors = _amplified_vectors(prompt, sources, plan, items)
-    target_layers = torch.tensor(items["target layer"].array)
-    seeds = [as_seed(f"{plan.seed} {id}") for id in items["id"]]
-    texts, statuses, parts = _interpret_batch(prompt, vectors, target_layers, plan.decoding, seeds)
+class Reader:
+    """A plan on a model, ready to be read: any of its batches, in any order.
 
-    rows = items.reindex(columns=ROW_COLUMNS)
-    rows["result"] = texts
-    rho = vectors.norm(dim=-1) / prompt.placeholder_norms[target_layers]
-    rows["rho"] = [float(f"{value:.4g}") for value in rho.tolist()]
-    rows["status"] = statuses
-    rows["message"] = [MESSAGES[status] for status in statuses]
-    rows.attrs["parts"] = parts
+    Attributes:
+        items: the plan's rows without their readings, with ids.
+        size: rows of a batch.
+
+    Args:
+        As of `run`.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        plan: Plan,
+        batch_size: int | None = None,
+        fused: bool | None = None,
+        prompt: PatchedPrompt | None = None,
+    ):
+        check_batch_size(batch_size)
+        self._plan = plan
+        self.items = plan.items(lm)
+        self.items["id"] = plan.ids(self.items, lm)
+        if not (prompt and prompt.is_of(lm, plan.target_prompt, plan.max_new_tokens)):
+            prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
+        self._prompt, self._sources, self._failures = prompt, Sources(lm, plan.prompts), Failures()
+        self.size = _prepare(prompt, len(self.items), batch_size, fused)
+
+    @property
+    def starts(self) -> range:
+        """Where each batch begins."""
+        return range(0, len(self.items), self.size)
+
+    def items_of(self, start: int) -> pd.DataFrame:
+        """The items of the batch that begins there."""
+        return self.items.iloc[start : start + self.size]
+
+    def read(self, start: int) -> pd.DataFrame:
+        """One batch of rows, their scores still empty; `.attrs` says how it was made."""
+        items = self.items_of(start)
+        readings, parts = self._read(items)
+        rows = with_readings(items, readings)
+        rows.attrs = {
+            "parts": parts, "batch_size": self.size, "shares_prefix": self._prompt.shares_prefix,
+            "fused": bool(self._prompt.fused_rows),
+        }  # fmt: skip
+        return rows
+
+    def _read(self, items: pd.DataFrame) -> tuple[list[tuple], int]:
+        prompt = self._prompt
+
+        def work(part: slice) -> list[tuple]:
+            some = items.iloc[part]
+            vectors = _amplified_vectors(prompt, self._sources, self._plan, some)
+            layers = torch.tensor(some["target layer"].array)
+            seeds = [as_seed(f"{self._plan.seed} {id}") for id in some["id"]]
+            texts, finite = _continue(prompt, vectors, layers, self._plan.decoding, seeds)
+            rho = [float(f"{one:.4g}") for one in (vectors.norm(dim=-1) / prompt.placeholder_norms[layers]).tolist()]
+            return [_row(*reading) for reading in zip(texts, finite, rho, strict=True)]
+
+        return _all_rows(work, len(items), prompt.lm.device, self._failures)
+
+
+def with_readings(items: pd.DataFrame, readings: Sequence[tuple]) -> pd.DataFrame:
+    """Items with their readings, (result, rho, status, message) each, in the row schema; scores are still empty."""
+    rows = items.reindex(columns=ROW_COLUMNS).reset_index(drop=True)
+    for name, values in zip(READING_COLUMNS, zip(*readings, strict=True), strict=True):
+        rows[name] = values
     return rows
 
 
-def _interpret_batch(
-    prompt: PatchedPrompt, vectors: Tensor, target_layers: Tensor, decoding: Sampling | None, seeds: Sequence[int]
-) -> tuple[list[str], list[str], int]:
-    """(rows,) texts, (rows,) statuses, and in how many parts memory let them be made."""
-    tokenizer, texts, statuses, parts = prompt.lm.tokenizer, [], [], 0
-
-    def work(part: slice):
-        return prompt.continue_from(vectors[part], target_layers[part], decoding, seeds[part])
-
-    for _, result in in_parts(work, len(vectors), prompt.lm.device):
-        tokens, finite = result or ([[]], [False])
+def _all_rows(
+    work: Callable[[slice], list[tuple]], rows: int, device: torch.device, failures: Failures
+) -> tuple[list[tuple], int]:
+    """(result, rho, status, message) of each row, and in how many parts they could be made."""
+    made, parts = [], 0
+    for _, result, error in in_parts(work, rows, device, failures):
         parts += 1
-        written = tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        texts += [text if good else "" for text, good in zip(written, finite, strict=True)]
-        statuses += ["oom" if result is None else "ok" if good else "nonfinite" for good in finite]
-    return texts, statuses, parts
+        if error:
+            status = "oom" if is_out_of_memory(error) else "error"
+            made.append(("", math.nan, status, MESSAGES.get(status) or in_words(error)))
+        else:
+            made += result
+    return made, parts
+
+
+def _row(text: str, finite: bool, rho: float = math.nan) -> tuple[str, float, str, str]:
+    status = "ok" if finite else "nonfinite"
+    return text if finite else "", rho, status, MESSAGES[status]
+
+
+def _continue(
+    prompt: PatchedPrompt, vectors: Tensor, target_layers: Tensor, decoding: Sampling | None, seeds: Sequence[int]
+) -> tuple[list[str], list[bool]]:
+    """(rows,) texts, and whether their logits were finite."""
+    tokens, finite = prompt.continue_from(vectors, target_layers, decoding, seeds)
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return prompt.lm.tokenizer.batch_decode(tokens, **options), finite
 
 
 def find_size(prompt: PatchedPrompt, rows: int) -> int:
@@ -226,15 +291,39 @@ def sweep(
         before, total = sum(rows_of[:number]), sum(rows_of)
         told = progress and (lambda done, _, before=before, total=total: progress(before + done, total))
         batches += run(lm, plan, batch_size, told, fused)
-    generated = time.monotonic()
-    rows = score(pd.concat(batches, ignore_index=True), plans[0].target_prompt, gold)
-    in_parts = sum(batch.attrs["parts"] > 1 for batch in batches)
-    fixed = lm.dtype == "float32" or (batch_size is not None and not in_parts)  # else a batch's size shows in texts
+    made = [batch.attrs for batch in batches]
+    rows = pd.concat(batches, ignore_index=True)
+    return assemble(rows, plans, describe(lm, *plans), made, time.monotonic() - started, batch_size is not None, gold)
+
+
+def assemble(
+    rows: pd.DataFrame,
+    plans: Sequence[Plan],
+    about: dict,
+    made: Sequence[Mapping],
+    seconds: float,
+    size_given: bool,
+    gold: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """All rows of some plans, scored; `.attrs` says what made them.
+
+    Args:
+        about: of `results.describe`.
+        made: of each batch, how (`.attrs` of what `run` yields).
+        seconds: that reading them took.
+        size_given: whether the user chose the batch size; one that is found may be another the next time.
+    """
+    started = time.monotonic()
+    rows = score(rows, plans[0].target_prompt, gold)
+    in_parts = sum(batch["parts"] > 1 for batch in made)
+    one_size = size_given and not in_parts and len({batch["batch_size"] for batch in made}) == 1
+    failed = {"oom", "error"} & set(rows["status"])
     rows.attrs = {
-        **describe(lm, *plans),
-        **{name: batches[0].attrs[name] for name in ("batch_size", "shares_prefix", "fused")},
+        **about,
+        **{name: made[0][name] for name in ("batch_size", "shares_prefix", "fused")},
         "batches_done_in_parts": in_parts,
-        "same_bytes_again": fixed and "oom" not in set(rows["status"]),
-        "seconds": {"run": round(generated - started, 2), "score": round(time.monotonic() - generated, 2)},
+        # else a batch's size shows in texts
+        "same_bytes_again": (about["model"]["dtype"] == "float32" or one_size) and not failed,
+        "seconds": {"run": round(seconds, 2), "score": round(time.monotonic() - started, 2)},
     }
     return rows

@@ -8,8 +8,8 @@ import weakref
 import pytest
 import torch
 
-from helpers import ROOT
-from helpers.batches import LARGEST, USUAL, find_batch_size, in_parts
+from helpers import ROOT, InputError
+from helpers.batches import LARGEST, SAME_FAILURES, USUAL, Failures, find_batch_size, in_parts
 
 CPU = torch.device("cpu")
 
@@ -53,12 +53,36 @@ def test_a_size_that_runs_out_of_memory_is_not_taken(most):
     assert find_batch_size(1 << 20, 1, CPU, seconds) == (256 if most == 300 else most)
 
 
-def test_another_error_is_not_swallowed():
-    def fails(part):
-        raise RuntimeError("a bug")
+def test_an_error_is_the_rows_own():
+    def work(part):
+        if part.start <= 2 < part.stop or part.start <= 9 < part.stop:
+            raise ValueError(f"row {part.start} to {part.stop}")
+        return list(range(part.start, part.stop))
 
-    with pytest.raises(RuntimeError, match="a bug"):
-        list(in_parts(fails, 4, CPU))
+    rows = []
+    for _, result, error in in_parts(work, 11, CPU, Failures()):
+        rows += [str(error)] if error else result
+    assert rows == [0, 1, "row 2 to 3", 3, 4, 5, 6, 7, 8, "row 9 to 10", 10]
+
+
+def test_many_equal_errors_in_a_row_end_it():
+    def fails(part):
+        raise KeyError("a bug")
+
+    failures, rows = Failures(), []
+    with pytest.raises(RuntimeError, match="20 rows in a row ended with the same error: KeyError: 'a bug'") as raised:
+        for _ in range(2):  # counted from batch to batch
+            rows += in_parts(fails, SAME_FAILURES - 5, CPU, failures)
+    assert len(rows) == SAME_FAILURES - 1
+    assert "in fails" in raised.value.__cause__.__notes__[0], "the traceback is kept as a text"
+
+
+def test_bad_input_is_not_a_rows_failure():
+    def refuses(part):
+        raise InputError("layers", 99, "no such layer")
+
+    with pytest.raises(InputError):
+        list(in_parts(refuses, 4, CPU, Failures()))
 
 
 def test_halves_until_they_fit_in_order():
@@ -71,7 +95,7 @@ def test_halves_until_they_fit_in_order():
         return list(range(part.start, part.stop))
 
     rows = []
-    for part, result in in_parts(work, 11, CPU):
+    for part, result, _ in in_parts(work, 11, CPU, Failures()):
         rows += [None] * (part.stop - part.start) if result is None else result
     assert rows == [0, 1, 2, 3, 4, None, 6, 7, 8, 9, 10]
     assert asked[:3] == [(0, 11), (0, 5), (0, 2)]
@@ -88,7 +112,7 @@ def test_a_failed_attempt_is_freed_before_the_next():
             raise torch.OutOfMemoryError("too much")
         return 1
 
-    assert [result for _, result in in_parts(work, 4, CPU)] == [1] * 4
+    assert [result for _, result, _ in in_parts(work, 4, CPU, Failures())] == [1] * 4
 
 
 STARVED = """

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,20 +11,13 @@ import time
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 
 from helpers import ROOT, InputError
-from helpers.reproduce import (
-    NEED_EVALUATIONS,
-    NOTEBOOKS,
-    ON_REQUEST,
-    PAPER,
-    QUICK,
-    main,
-    parse_settings,
-    plans_of,
-    read_parameters,
-)
+from helpers.ledger import WORK, rows_in, run_folder
+from helpers.parameters import parse_settings, plans_of, read_parameters
+from helpers.reproduce import NEED_EVALUATIONS, NOTEBOOKS, ON_REQUEST, PAPER, QUICK, main
 from helpers.results import read_results
 from helpers.superscopes import ROW_COLUMNS
 
@@ -31,14 +25,17 @@ LEAD_HERE = "smollm2-135m"
 DEFAULTS = {name: read_parameters(name) for name in NOTEBOOKS}
 
 
-def staged() -> set:
-    """Folders of commands that didn't end."""
-    return set((ROOT / "runs").glob("*-????????"))
+@pytest.fixture(autouse=True)
+def no_state_is_left(tmp_path):
+    """Runs of the tests' own folders leave nothing in runs/work/."""
+    before = set(WORK.iterdir()) if WORK.is_dir() else set()
+    yield
+    for folder in set(WORK.iterdir()) - before if WORK.is_dir() else ():
+        shutil.rmtree(folder)
 
 
 def test_every_notebook_on_a_small_setting(tmp_path, capfd):
     """One real run of all three: files, rows, figure, executed copies."""
-    there = staged()
     assert main(["num_prompts=3", "layers=1,5", "amplifiers=1,4", f"out_dir={tmp_path}"]) == 0
     said = capfd.readouterr().out
     assert "smollm2-135m: 12 mlp_output + 12 hidden_state interpretations, about 1 min" in said
@@ -55,7 +52,6 @@ def test_every_notebook_on_a_small_setting(tmp_path, capfd):
     for name in NOTEBOOKS:
         text = (tmp_path / "notebooks" / f"{name}.ipynb").read_text()
         assert "papermill" not in json.loads(text)["metadata"] and str(ROOT) not in text and "stderr" not in text
-    assert staged() == there, "the staging folder is gone"
 
     # The figure alone, of what the evaluations left.
     before = (tmp_path / "layer_success.png").read_bytes()
@@ -131,29 +127,58 @@ def test_bad_input_that_only_a_notebook_sees_is_exit_code_2_too(tmp_path, capfd)
     assert not list(tmp_path.iterdir())
 
 
+def started(tmp_path, *settings):
+    """A command in a process of its own, whose first sweep has begun."""
+    command = [sys.executable, "-m", "helpers.reproduce", "--only", "mlp_output_evaluation", f"out_dir={tmp_path}"]
+    env = os.environ | {"TQDM_MININTERVAL": "0"}
+    command += ["batch_size=16", "num_prompts=5", *settings]
+    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    seen = ""
+    while "row/s, " not in seen:  # progress is told: the model is loaded and the sweep has begun
+        seen += (letter := run.stderr.read(1))
+        assert letter, f"ended early: {seen}"
+    return command, run
+
+
+def the_kernel(run) -> psutil.Process:
+    return next(one for one in psutil.Process(run.pid).children() if "ipykernel" in " ".join(one.cmdline()))
+
+
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_stopped_run_changes_nothing(tmp_path, signum, code):
-    """Stopped while the first notebook computes."""
-    there = staged()
-    command = [sys.executable, "-m", "helpers.reproduce", "--only", "mlp_output_evaluation", f"out_dir={tmp_path}"]
-    env = os.environ | {"TQDM_MININTERVAL": "0"}
-    run = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
-    seen = ""
-    while "row/s]" not in seen:  # the first bar is drawn: the model is loaded and the sweep has begun
-        seen += (letter := run.stderr.read(1))
-        assert letter, f"ended early: {seen}"
-    time.sleep(1)
+def test_a_stopped_run_changes_nothing_and_goes_on(tmp_path, signum, code):
+    """Stopped while the first notebook reads: the batch in hand is kept, and the command that resumes is printed."""
+    command, run = started(tmp_path)
     run.send_signal(signum)
     _, rest = run.communicate(timeout=60)
     assert run.returncode == code, rest
-    assert not list(tmp_path.iterdir()) and staged() == there, "nothing was finished"
+    assert "Stopping after the batch in hand" in rest and "rows are kept in runs/work/" in rest
+    assert rest.rstrip().endswith(f"  ./runme.sh reproduce --only mlp_output_evaluation {' '.join(command[5:])}")
+    assert not list(tmp_path.iterdir()), "nothing was finished"
+    ledgers = run_folder(tmp_path) / "mlp_output"
+    assert 0 < (rows := rows_in(ledgers)) < 210 and rows % 16 == 0
+    read = (ledgers / "rows.jsonl").read_bytes()
+    if signum == signal.SIGINT:
+        assert main(command[3:]) == 0
+        assert (ledgers / "rows.jsonl").read_bytes().startswith(read)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "words"), [(signal.SIGTERM, "rows are kept"), (signal.SIGKILL, "was killed")])
+def test_a_notebook_that_is_killed_goes_on(tmp_path, signum, words):
+    """SIGTERM to papermill's kernel, and SIGKILL, as the system does where memory is short."""
+    command, run = started(tmp_path)
+    the_kernel(run).send_signal(signum)
+    _, rest = run.communicate(timeout=60)
+    assert run.returncode == 143 and words in rest, rest
+    assert not list(tmp_path.iterdir())
+    assert main(command[3:]) == 0
+    assert len(read_results(tmp_path / "mlp_output.csv")) == 210
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny_folder, tmp_path):
-    there = staged()
     settings = ["--model", str(tiny_folder), "num_prompts=6", "layers=1,2"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main([*settings, f"out_dir={whole}"]) == 0
@@ -164,14 +189,21 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny_folder, tmp_p
         assert line
     time.sleep(2)
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 2 and "the same command is running already" in again.stderr
+    assert again.returncode == 2 and f"is in use by process {run.pid} on" in again.stderr
     run.send_signal(signal.SIGINT)
     assert run.wait(60) == 130 and not list(stopped.iterdir())
     done = subprocess.run(command, **options)
     assert done.returncode == 0 and "mlp_output_evaluation.ipynb: through already" in done.stdout
-    for name in ("mlp_output.csv", "hidden_state.csv", "layer_success.csv", "layer_success.png"):
+    names = ("mlp_output.csv", "hidden_state.csv", "layer_success.csv", "layer_success.png")
+    for name in names:
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()
-    assert staged() == there, "nothing is left of it"
+        (stopped / name).unlink()
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0 and "Nothing is left to do" in done.stdout
+    for name in names:
+        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    # Other settings in the same folder, while these are finished: beside them. While they are not: refused.
+    assert main([*settings, f"out_dir={stopped}", "amplifiers=1,2", "--only", "mlp_output_evaluation"]) == 0
 
 
 @pytest.mark.slow
@@ -255,7 +287,7 @@ def test_wrong_parameters_raise_in_the_helpers_too():
 @pytest.mark.slow
 def test_a_study_runs_every_model_that_is_here(tmp_path, capfd, monkeypatch):
     """The default model alone, few prompts; results in a folder of the test's own."""
-    there, pictures = staged(), []
+    pictures = []
     monkeypatch.setattr("helpers.reproduce.results_folder", lambda model, *where, **options: tmp_path / model)
     monkeypatch.setattr("helpers.reproduce.is_here", lambda alias: alias == LEAD_HERE)
     monkeypatch.setattr("helpers.reproduce.LEAD", LEAD_HERE)
@@ -266,4 +298,3 @@ def test_a_study_runs_every_model_that_is_here(tmp_path, capfd, monkeypatch):
     assert (tmp_path / LEAD_HERE / "stability_found.json").is_file()
     assert (tmp_path / "model_sizes" / "model_sizes.png").is_file()
     assert pictures == [(tmp_path / LEAD_HERE / "story_best.png", "Superscopes.jpg")]
-    assert not list((ROOT / "runs").glob("study-*")) and staged() == there

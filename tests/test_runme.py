@@ -23,7 +23,7 @@ def runme(*arguments, root=ROOT, cwd="/", **options):
 def test_help_lists_what_exists():
     done = runme("help")
     assert done.returncode == 0
-    for verb in ("reproduce", "check", "models", "app", "test", "lab", "help"):
+    for verb in ("reproduce", "check", "models", "app", "status", "clean", "test", "lab", "help"):
         assert f"./runme.sh {verb}" in done.stdout
     assert runme("--help").stdout == runme("reproduce", "--help").stdout == done.stdout
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
@@ -35,7 +35,7 @@ def test_an_unknown_command_lists_the_known():
     assert (done.returncode, done.stdout) == (
         2,
         "",
-    ) and "known: reproduce, check, models, app, test, lab, help" in done.stderr
+    ) and "known: reproduce, check, models, app, status, clean, test, lab, help" in done.stderr
 
 
 @pytest.fixture(scope="module")

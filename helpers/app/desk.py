@@ -23,7 +23,7 @@ from ..plans import TargetPrompt
 from ..results import describe, read_prompts
 from ..scoring import embed, other_prompts, score
 from ..sources import SourceOptions, find_source
-from ..superscopes import ROW_COLUMNS, run
+from ..superscopes import run, with_readings
 from .settings import Settings
 
 SMALLEST_BATCH, BATCH = 16, 48  # rows at a time, a third of a request: what Stop waits for (benchmarks/results/app.csv)
@@ -248,7 +248,7 @@ class Desk:
         found = items[items["id"].isin(job.readings.keys())]
         whole = len(found) == len(items)
         if len(found):
-            rows = score(_table(found, job.readings), job.plan.target_prompt)
+            rows = score(with_readings(found, [job.readings[id][:4] for id in found["id"]]), job.plan.target_prompt)
             fixed = lm.dtype == "float32" and "oom" not in set(rows["status"])
             rows.attrs = {**describe(lm, job.plan), **about, "same_bytes_again": fixed, "whole": whole}
             job.rows = rows
@@ -320,12 +320,3 @@ def _in_words(error: Exception) -> str:
         return "not enough memory for this model on this machine"
     traceback.print_exception(error, file=sys.stderr)
     return f"a bug of ours, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
-def _table(items: pd.DataFrame, readings: dict[str, Reading]) -> pd.DataFrame:
-    """Items with their readings, in the row schema."""
-    found = [readings[id] for id in items["id"]]
-    rows = items.reindex(columns=ROW_COLUMNS).reset_index(drop=True)
-    for name in ("result", "rho", "status", "message"):
-        rows[name] = [getattr(reading, name) for reading in found]
-    return rows

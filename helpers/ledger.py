@@ -1,0 +1,350 @@
+"""The ledger: what has been read of some plans, on disk batch by batch, so that nothing finished is lost."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from . import ROOT, InputError
+from .plans import METHOD_VERSION, Plan
+from .results import write_atomically
+
+WORK = ROOT / "runs" / "work"
+STATE = "state.json"  # of a command, beside what its notebooks wrote
+STAGING = "staging-"  # folders whose names begin so are parts of a run; see `run_folder`
+SAME_SIGNAL = 0.5  # seconds: a job manager signals a command and its notebook both, which pass it on
+MOMENT = 3  # seconds: the kernel of a command that was killed lives about so long
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that ended before it was through; what it had read is kept. By the user: exit code 130."""
+
+    code = 130
+
+
+class Terminated(Stopped):
+    """The same by the machine: SIGTERM, a full disk, a process that was killed. Exit code 143."""
+
+    code = 143
+
+
+KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated}
+
+
+def run_folder(results: Path) -> Path:
+    """Where the working state of a folder of results is kept: runs/work/<model>/ of data/<model>/."""
+    results = results.resolve()
+    if results.name.startswith(STAGING):
+        return results.parent
+    if results.parent == ROOT / "data":
+        return WORK / results.name
+    return WORK / f"{results.name}-{hashlib.sha256(str(results).encode()).hexdigest()[:8]}"
+
+
+def header(plans: Sequence[Plan], card, fingerprint: str, dtype: str, attention: str) -> tuple[dict, list[list[str]]]:
+    """What the rows of some plans depend on, as a ledger's plan.json tells it, and their ids, plan by plan."""
+
+    class MadeBy:  # what an id takes of a model
+        pass
+
+    MadeBy.fingerprint, MadeBy.dtype, MadeBy.attention = fingerprint, dtype, attention
+    ids = [plan.ids(plan.items(card), MadeBy) for plan in plans]
+    head = {
+        "model": {"name": card.slug, "fingerprint": fingerprint, "dtype": dtype, "attention": attention},
+        "method_version": METHOD_VERSION,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "plans": [plan.describe() | {"prompts": list(plan.prompts)} for plan in plans],
+        "rows": [len(some) for some in ids],
+        "ids": hashlib.sha256("".join(id for some in ids for id in some).encode()).hexdigest()[:20],
+    }
+    return json.loads(json.dumps(head)), ids
+
+
+def differences(there: dict, here: dict) -> list[str]:
+    """In what two headers differ, setting by setting, as sentences' parts; [] if their rows are the same."""
+    if there["ids"] == here["ids"] and there["versions"] == here["versions"]:
+        return []
+    found = {}
+    for old, new in zip(there["plans"], here["plans"], strict=False):
+        for key in (key for key in new if old.get(key) != new[key]):
+            told = (f"{len(old[key])} there, {len(new[key])} here" if len(old[key]) != len(new[key]) else "others") \
+                if key == "prompts" else f"{_short(old.get(key))} there, {_short(new[key])} here"  # fmt: skip
+            found.setdefault(key, f"{key} ({told})")
+    if len(there["plans"]) != len(here["plans"]):
+        found["plans"] = f"plans ({len(there['plans'])} there, {len(here['plans'])} here)"
+    for part in ("model", "versions"):
+        for key in (key for key in here[part] if there[part].get(key) != here[part][key]):
+            found[part + key] = f"{part} {key} ({there[part].get(key)} there, {here[part][key]} here)"
+    if there["method_version"] != here["method_version"]:
+        found["method"] = f"version of the method ({there['method_version']} there, {here['method_version']} here)"
+    return list(found.values()) or ["the rows themselves"]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def find(place: Path, head: dict, new: bool = False) -> Path:
+    """The ledger of a header: the one that holds just its rows, or a new one beside those that hold others.
+
+    Args:
+        place: <run folder>/<name>; further ones beside it are <name>-2, <name>-3, …
+        new: begin a new one in any case.
+
+    Raises:
+        InputError: an unfinished one holds other rows, which a new one would leave behind; names what differs.
+    """
+    beside = ledgers(place)
+    if not new:
+        for folder in beside:
+            if not differences(header_of(folder), head):
+                return folder
+        for folder in beside:
+            if not is_complete(folder) and (rows := rows_in(folder)):
+                other = header_of(folder)
+                why = f"holds {rows:,} of {sum(other['rows']):,} rows of other settings: "
+                why += f"{'; '.join(differences(other, head))}. The same settings go on with it"
+                raise InputError("run", shown(folder), f"{why}, --new (new = True) starts beside it")
+    empty = [folder for folder in beside if not rows_in(folder)]
+    return empty[0] if empty else place.with_name(f"{place.name}-{len(beside) + 1}") if beside else place
+
+
+def ledgers(place: Path) -> list[Path]:
+    """A ledger and those beside it, the newest first."""
+    numbered = {place: 1}
+    if place.parent.is_dir():
+        for folder in place.parent.iterdir():
+            if match := re.fullmatch(re.escape(place.name) + r"-(\d+)", folder.name):
+                numbered[folder] = int(match[1])
+    there = [folder for folder in numbered if (folder / "plan.json").is_file()]
+    return sorted(there, key=numbered.get, reverse=True)
+
+
+def header_of(folder: Path) -> dict:
+    """The header that a ledger was begun with."""
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether all its rows are there; nothing else counts as success."""
+    return (folder / "complete.json").is_file()
+
+
+def rows_in(folder: Path) -> int:
+    """How many rows a ledger holds."""
+    file = folder / "rows.jsonl"
+    return len({(plan, id) for plan, ids in _batches(file) for id in ids}) if file.is_file() else 0
+
+
+def _batches(file: Path) -> Iterator[tuple[int, list[str]]]:
+    with open(file, "rb") as lines:
+        for line in lines:
+            if batch := _parsed(line):
+                yield batch["plan"], batch["id"]
+
+
+def _parsed(line: bytes) -> dict | None:
+    """A line's batch; None if it was torn."""
+    try:
+        batch = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return batch if isinstance(batch, dict) else None
+
+
+class Ledger:
+    """The rows of some plans on some model, in a folder of their own.
+
+        plan.json      what they depend on; written first
+        rows.jsonl     a line per batch, appended and flushed to the disk
+        complete.json  how they were made; written last, when all are there
+
+    A context manager: within it, the folder is this process's alone.
+
+    Attributes:
+        readings: per plan, id -> (result, rho, status, message).
+        made: of each batch, how: batch_size, parts, shares_prefix, fused, seconds, and plan.
+        torn: how many unfinished lines were dropped when it was opened.
+
+    Args:
+        head: of `header`.
+    """
+
+    def __init__(self, folder: Path, head: dict):
+        self.folder, self._head = folder, head
+        self.rows = head["rows"]
+        self.readings: list[dict[str, tuple]] = [{} for _ in self.rows]
+        self.made: list[dict] = []
+        self.torn = 0
+
+    def __enter__(self) -> "Ledger":
+        self._locked = locked(self.folder)
+        self._locked.__enter__()
+        try:
+            self._open()
+        except BaseException as error:
+            self._locked.__exit__(type(error), error, None)
+            raise
+        return self
+
+    def __exit__(self, *error) -> None:
+        with suppress(OSError):  # of what a full disk didn't take
+            self._file.close()
+        self._locked.__exit__(*error)
+
+    def _open(self) -> None:
+        file = self.folder / "rows.jsonl"
+        if not rows_in(self.folder):
+            file.unlink(missing_ok=True)
+        if not file.is_file():
+            with write_atomically(self.folder / "plan.json") as plan:
+                json.dump(self._head, plan, ensure_ascii=False, indent=1)
+            file.touch()
+        elif differs := differences(header_of(self.folder), self._head):  # begun since it was chosen
+            raise InputError("run", shown(self.folder), f"was begun with other settings: {'; '.join(differs)}")
+        self._file = open(file, "r+b")  # noqa: SIM115, closed in __exit__
+        self._end = 0
+        for line in self._file:
+            if batch := _parsed(line):
+                self._take(batch)
+                self._end = self._file.tell()
+            else:
+                self.torn += 1
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
+
+    def _take(self, batch: dict) -> None:
+        own = self.readings[batch["plan"]]
+        failed = batch.get("failed", {})
+        for id, result, rho in zip(batch["id"], batch["result"], batch["rho"], strict=True):
+            status, message = failed.get(id, ("ok", ""))
+            own.setdefault(id, (result, math.nan if rho is None else rho, status, message))
+        self.made.append(batch["made"] | {"plan": batch["plan"]})
+
+    @property
+    def done(self) -> int:
+        """How many rows are there."""
+        return sum(len(some) for some in self.readings)
+
+    def is_done(self, plan: int) -> bool:
+        """Whether all rows of one plan are there."""
+        return len(self.readings[plan]) == self.rows[plan]
+
+    def batch_size(self, plan: int) -> int | None:
+        """Rows at a time that a plan was begun with; None if it was not."""
+        return next((made["batch_size"] for made in self.made if made["plan"] == plan), None)
+
+    def append(self, plan: int, rows: pd.DataFrame, seconds: float) -> None:
+        """Put a batch on the disk; when this returns, it is there.
+
+        Raises:
+            Terminated: the disk takes no more; what was there before is whole.
+        """
+        failed = rows[rows["status"] != "ok"]
+        batch = {
+            "plan": plan,
+            "id": rows["id"].tolist(),
+            "result": rows["result"].tolist(),
+            "rho": [None if math.isnan(rho) else rho for rho in rows["rho"]],
+            "made": {**rows.attrs, "seconds": round(seconds, 3)},
+        }
+        if len(failed):
+            batch["failed"] = dict(
+                zip(failed["id"], zip(failed["status"], failed["message"], strict=True), strict=True)
+            )
+        line = json.dumps(batch, ensure_ascii=False).encode() + b"\n"
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.folder / "rows.jsonl", self._end)
+            raise Terminated(f"{no_room(error, self.folder)}; {self.told}") from error
+        self._end += len(line)
+        self._take(json.loads(line))
+
+    def complete(self, about: dict) -> None:
+        """Write down that all rows are there, and what made them."""
+        with write_atomically(self.folder / "complete.json") as file:
+            json.dump(about, file, ensure_ascii=False, indent=1)
+
+    @property
+    def about(self) -> dict:
+        """What was written down when it was complete."""
+        return json.loads((self.folder / "complete.json").read_text(encoding="utf-8"))
+
+    @property
+    def told(self) -> str:
+        """How much is there, in words."""
+        return f"{self.done:,} of {sum(self.rows):,} rows are kept in {shown(self.folder)}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A folder that no other process changes; the system lets it go when this one ends, however it ends.
+
+    Raises:
+        InputError: another process has it (named), or it can't be written.
+    """
+    lock, owner = FileLock(folder / "lock"), folder / "owner.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=MOMENT)
+        with write_atomically(owner) as file:
+            since = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            json.dump({"host": socket.gethostname(), "process": os.getpid(), "since": since}, file)
+    except Timeout:
+        raise InputError("run", shown(folder), f"is in use by {_owner(owner)}; wait for it or stop it") from None
+    except OSError as error:
+        lock.release()
+        raise InputError("run", shown(folder), f"can't be written ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink()
+        lock.release()
+
+
+def in_use(folder: Path) -> str:
+    """Which process has a folder; "" if none has."""
+    if not (folder / "lock").is_file():
+        return ""
+    try:
+        with FileLock(folder / "lock").acquire(timeout=0):
+            return ""
+    except Timeout:
+        return _owner(folder / "owner.json")
+
+
+def _owner(file: Path) -> str:
+    try:
+        owner = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "another process"
+    return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+
+
+def no_room(error: OSError, path: Path = WORK) -> str:
+    """Why something could not be written, with the room that is left."""
+    path = Path(error.filename or path)
+    disk = os.statvfs(next(one for one in (path, *path.parents) if one.exists()))
+    return f"{shown(path)} can't be written: {error.strerror} ({disk.f_bavail * disk.f_frsize / 2**20:,.1f} MiB free)"
+
+
+def shown(path: Path) -> str:
+    """A path as a user of this folder writes it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,113 @@
+"""Long runs: the loop over plans with a ledger, so that it can be stopped, killed and resumed."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import pandas as pd
+
+from .ledger import KINDS, SAME_SIGNAL, Ledger, Stopped
+from .models import LanguageModel
+from .plans import Plan
+from .superscopes import run
+
+SLOW = 600  # seconds: a batch that takes longer is named
+
+
+def finish(
+    batches: Callable[[int, Plan, int | None, Collection[str]], Iterator[pd.DataFrame]],
+    plans: Sequence[Plan],
+    ledger: Ledger,
+    batch_size: int | None = None,
+    bar=None,
+) -> None:
+    """Read what a ledger lacks of its plans, batch by batch.
+
+    Args:
+        batches: (number of the plan, plan, rows at a time, ids that are there) -> batches of rows, in any order;
+            `here(lm)`, or `cluster.Workers.batches`.
+        batch_size: rows at a time; if left out, what the plan was begun with.
+        bar: `progress.Bar`, or None.
+
+    Raises:
+        Stopped, Terminated: by Ctrl-C or SIGTERM, after the batch in hand; by a second one, at once; by a full disk.
+    """
+    with stops() as stopped_by, _drawn(bar, ledger) as told:
+        for number, plan in enumerate(plans):
+            if ledger.is_done(number):
+                continue
+            size, there = batch_size or ledger.batch_size(number), ledger.readings[number].keys()
+            started = time.monotonic()
+            for rows in _watched(batches(number, plan, size, there), ledger):
+                before = ledger.done
+                ledger.append(number, rows, time.monotonic() - started)
+                told(ledger.done - before)
+                started = time.monotonic()
+                if (kind := stopped_by()) and ledger.done < sum(ledger.rows):
+                    raise kind(ledger.told)
+
+
+def here(lm: LanguageModel) -> Callable[[int, Plan, int | None, Collection[str]], Iterator[pd.DataFrame]]:
+    """Batches that this process reads."""
+    return lambda number, plan, size, there: run(lm, plan, size, done=there)
+
+
+@contextmanager
+def stops() -> Iterator[Callable[[], type[Stopped] | None]]:
+    """Ctrl-C and SIGTERM are noted, to be obeyed after the batch in hand; a second one is obeyed at once.
+
+    Yields:
+        What tells which kind of end the one that came asks for; None if none came.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
+        yield lambda: None
+        return
+    came = []
+
+    def note(signum, frame):
+        if came and time.monotonic() - came[1] < SAME_SIGNAL:
+            return
+        if came:
+            raise KINDS[signum]("stopped in the middle of a batch; the batches before it are kept")
+        came[:] = signum, time.monotonic()
+        print("\nStopping after the batch in hand; once more stops now.", file=sys.stderr, flush=True)
+
+    before = {signum: signal.signal(signum, note) for signum in KINDS}
+    try:
+        yield lambda: KINDS[came[0]] if came else None
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextmanager
+def _drawn(bar, ledger: Ledger) -> Iterator[Callable[[int], None]]:
+    if not bar:
+        yield lambda rows: None
+        return
+    with bar(sum(ledger.rows), ledger.folder.name, ledger.done) as drawn:
+        yield lambda rows: drawn.update(rows)
+
+
+def _watched(batches: Iterator[pd.DataFrame], ledger: Ledger) -> Iterator[pd.DataFrame]:
+    """The batches; one that doesn't come for long is told of, so that a hang has a place."""
+    batches = iter(batches)
+    while True:
+        after = f"after {ledger.done:,} of {sum(ledger.rows):,} rows"
+        watch = threading.Timer(SLOW, _tell, [f"{ledger.folder.name}: no batch for {SLOW:,} seconds, {after}"])
+        watch.daemon = True
+        watch.start()
+        try:
+            rows = next(batches)
+        except StopIteration:
+            return
+        finally:
+            watch.cancel()
+        yield rows
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
