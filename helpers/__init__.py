@@ -13,13 +13,20 @@ superscopes  the method: prefix → placeholder → new tokens, and the one loop
 scoring      the judge: cosine of sentence embeddings, success counts, the rotation null
 results      the files: prompts in, CSV and JSON out
 experiments  the paper's experiments and their controls, as plans
-readings     a model's readings, made now or taken from earlier results
+ledger       what has been read of some plans, on disk batch by batch
+runs         the loop with a ledger: stopped, killed, resumed
+cluster      the same on Dask workers
+progress     one bar; in a log, lines
+readings     a model's readings: of a ledger, or taken from earlier results
 effects      successes beside chance, with intervals and tests
 context      from which layer on an entity is there, and what is legible before
 findings     the tables behind each figure, and the sentences that follow from them
 plots        every figure, from finished tables
 can_it_speak what a new model can say, before a long sweep
-reproduce    the notebooks of the paper through papermill
+parameters   the notebooks' parameters, and the plans that they mean
+notebooks    one notebook through papermill
+reproduce    the notebooks of the paper, and what they publish
+status       what runs have left, and what of it can go
 app          one prompt in a browser or a notebook
 """
 
@@ -40,3 +47,13 @@ class InputError(ValueError):
 
     def __init__(self, parameter: str, given: object, allowed: str):
         super().__init__(f"{parameter}={given!r}: {allowed}")
+
+    @classmethod
+    def saying(cls, message: str) -> "InputError":
+        """One whose message is known already: from another process."""
+        error = cls.__new__(cls)
+        ValueError.__init__(error, message)
+        return error
+
+    def __reduce__(self):
+        return InputError.saying, (str(self),)

@@ -89,9 +89,7 @@ def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -
 def _as_here(error: papermill.PapermillExecutionError) -> BaseException:
     """What a notebook raised, as it would have been raised here; itself if it is a bug of ours."""
     if error.ename == "InputError":
-        same = InputError.__new__(InputError)
-        ValueError.__init__(same, error.evalue)
-        return same
+        return InputError.saying(error.evalue)
     if error.ename in (kind.__name__ for kind in KINDS.values()):
         return next(kind for kind in KINDS.values() if kind.__name__ == error.ename)(error.evalue)
     if error.ename == "KeyboardInterrupt":
