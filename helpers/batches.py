@@ -66,6 +66,10 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+class SameFailures(RuntimeError):
+    """So many rows in a row failed in the same way that it is not the rows' fault."""
+
+
 class Failures:
     """Counts equal errors of neighbouring rows: so many in a row are not the rows' fault."""
 
@@ -76,13 +80,13 @@ class Failures:
         """Take down how a single row ended, or that several went well.
 
         Raises:
-            RuntimeError: from the error, when it has come SAME_FAILURES times in a row.
+            SameFailures: from the error, when it has come SAME_FAILURES times in a row.
         """
         words = in_words(error) if error else ""
         self._times = self._times + 1 if words and words == self._last else 1
         self._last = words
         if words and self._times >= SAME_FAILURES:
-            raise RuntimeError(f"{self._times} rows in a row ended with the same error: {words}") from error
+            raise SameFailures(f"{self._times} rows in a row ended with the same error: {words}") from error
 
 
 def in_parts(
@@ -94,7 +98,7 @@ def in_parts(
         (part, result, None) in order of the rows; (part, None, the error) of a single row that fails.
 
     Raises:
-        RuntimeError: many rows in a row failed in the same way.
+        SameFailures: many rows in a row failed in the same way.
     """
     parts = [slice(0, rows)]
     while parts:

@@ -1,120 +1,115 @@
 """Past one process: the same plan on Dask workers, whose rows come back to this process's ledger."""
 
 import os
+import secrets
 import signal
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
-from functools import cached_property
 from itertools import islice
 from types import SimpleNamespace
 
+import dask
+import distributed
 import pandas as pd
 
 from . import InputError
-
-try:
-    import distributed
-except ImportError:
-    raise InputError("workers", "Dask", "isn't installed: pip install -r requirements-cluster.txt") from None
-
-from .ledger import Terminated
+from .ledger import Terminated, versions
 from .models import LanguageModel, load_model
 from .plans import Plan
 from .results import describe
 from .superscopes import READING_COLUMNS, Reader
 
 AHEAD = 3  # chunks per worker that are handed out: one in hand, the next ones there when it is done
-ROWS = 512  # of a chunk, at least; whole batches
+CHUNK = 10  # seconds that a chunk takes, about: what a stop waits for, and a death costs
 DEATHS = 10  # of workers at the same chunk, before it is given up
 PATIENCE = 10  # seconds for an answer of the scheduler
 WAIT = 600  # seconds for the first worker: a job may wait in a queue
+LOOK = 5  # seconds between looks at how many workers there are
 SETTINGS = {
     "distributed.scheduler.allowed-failures": DEATHS,
     "distributed.nanny.pre-spawn-environ": {},  # its settings of malloc and OpenMP cost a third of the speed (benchmarks/)
 }
 
 
-class ModelOnWorker(distributed.WorkerPlugin):
-    """The model in a worker: loaded once, when it is first needed, and never twice.
+class InWorker:
+    """What a worker's process holds: one model and one plan on it, loaded when first asked for and kept for later runs."""
 
-    Dask gives the plugin to workers that come later, too, as in place of one that died.
+    def __init__(self):
+        self.alone = threading.RLock()  # a worker with many threads has one model all the same
+        self._load, self._lm, self._plan, self._reader = None, None, None, None
+
+    def lm(self, load: dict, threads: int) -> LanguageModel:
+        """The model, after another one was let go."""
+        import torch
+
+        torch.set_num_threads(threads)
+        if self._load != load:
+            self._load, self._lm, self._plan, self._reader = None, None, None, None
+            self._lm, self._load = load_model(**load), load
+        return self._lm
+
+    def reader(self, lm: LanguageModel, plan: Plan, batch_size: int | None) -> Reader:
+        """The plan on the model; kept until another one is asked for."""
+        if self._reader is None or self._plan != (plan, batch_size):
+            self._reader = None  # freed before the next one is made
+            self._reader, self._plan = Reader(lm, plan, batch_size, fused=False), (plan, batch_size)
+        return self._reader
+
+
+HELD = InWorker()
+
+
+class ForRun(distributed.WorkerPlugin):
+    """What a run's tasks need in each worker, sent once; Dask gives it to workers that come later, too.
 
     Args:
         load: arguments of `models.load_model`.
-        threads: of torch; None is as many cores as the worker was given.
+        threads: of torch; 0 is as many as the worker was given.
     """
 
-    name = "superscopes-model"
-
-    def __init__(self, load: dict, threads: int | None):
-        self._load, self._threads = load, threads
+    def __init__(self, name: str, load: dict, threads: int, plan: Plan | None = None):
+        self.name, self.load, self.threads, self.plan = name, load, threads, plan
 
     def setup(self, worker: distributed.Worker) -> None:
         """Called by Dask where the worker is."""
-        self.alone = threading.RLock()  # a worker with many threads has one model all the same
-        self._threads = self._threads or worker.state.nthreads
-        self._reader, self._of = None, None
+        self.threads = self.threads or worker.state.nthreads
         with suppress(ValueError):  # not the main thread
             signal.signal(
                 signal.SIGINT, signal.SIG_IGN
             )  # Ctrl-C comes to all of a terminal's processes; the driver obeys
 
-    @cached_property
-    def lm(self) -> LanguageModel:
-        """Loaded in a task's thread, so that the worker answers its scheduler meanwhile."""
-        import torch
 
-        torch.set_num_threads(self._threads)
-        return load_model(**self._load)
-
-    def reader(self, plan: Plan, batch_size: int | None) -> Reader:
-        """The plan on the model; kept until another one is asked for."""
-        if self._of != (plan, batch_size):
-            self._reader = None  # freed before the next one is made
-            self._reader, self._of = Reader(self.lm, plan, batch_size, fused=False), (plan, batch_size)
-        return self._reader
+def _run(name: str) -> ForRun:
+    return distributed.get_worker().plugins[name]
 
 
-class PlanOnWorker(distributed.WorkerPlugin):
-    """The plan in a worker, sent once and not with every chunk."""
-
-    name = "superscopes-plan"
-
-    def __init__(self, plan: Plan):
-        self.plan = plan
+def _made_by(name: str) -> tuple[str, str, str]:
+    with HELD.alone:
+        lm = HELD.lm(_run(name).load, _run(name).threads)
+        return lm.fingerprint, lm.dtype, lm.attention
 
 
-def _here() -> tuple[ModelOnWorker, Plan | None]:
-    plugins = distributed.get_worker().plugins
-    plan = plugins.get(PlanOnWorker.name)
-    return plugins[ModelOnWorker.name], plan and plan.plan
+def _describe(name: str, plans: tuple[Plan, ...]) -> dict:
+    with HELD.alone:
+        return describe(HELD.lm(_run(name).load, _run(name).threads), *plans)
 
 
-def _made_by() -> tuple[str, str, str]:
-    model, _ = _here()
-    with model.alone:
-        return model.lm.fingerprint, model.lm.dtype, model.lm.attention
+def _size(name: str) -> int:
+    with HELD.alone:
+        return HELD.reader(HELD.lm(_run(name).load, _run(name).threads), _run(name).plan, None).size
 
 
-def _describe(plans: tuple[Plan, ...]) -> dict:
-    model, _ = _here()
-    with model.alone:
-        return describe(model.lm, *plans)
-
-
-def _size() -> int:
-    model, plan = _here()
-    with model.alone:
-        return model.reader(plan, None).size
-
-
-def _read(batch_size: int, starts: list[int]) -> list[tuple[dict, dict]]:
-    """The batches that begin there: ids and readings as columns, and how they were made."""
-    model, plan = _here()
-    with model.alone:
-        batches = [model.reader(plan, batch_size).read(start) for start in starts]
-    return [(rows[["id", *READING_COLUMNS]].to_dict("list"), rows.attrs) for rows in batches]
+def _read(name: str, batch_size: int, starts: list[int]) -> tuple[dict, float, list[tuple[dict, dict]]]:
+    """The batches that begin there: library versions, seconds for each batch, and of each, columns and how it was made."""
+    with HELD.alone:
+        reader = HELD.reader(HELD.lm(_run(name).load, _run(name).threads), _run(name).plan, batch_size)
+        started = time.monotonic()
+        batches = [reader.read(start) for start in starts]
+        seconds = (time.monotonic() - started) / len(starts)
+    columns = ["id", *READING_COLUMNS]
+    return versions(), seconds, [(rows[columns].to_dict("list"), rows.attrs) for rows in batches]
 
 
 class Workers:
@@ -132,7 +127,8 @@ class Workers:
         readings: `readings.Readings`; its `workers` is a number of processes to start here, or a scheduler's address.
 
     Raises:
-        InputError: no such number, no scheduler or no workers there, or workers with different models.
+        InputError: no scheduler there, or a model that its workers can't load.
+        Terminated: no worker came, the scheduler is gone, or workers died again and again.
     """
 
     def __init__(self, readings):
@@ -140,56 +136,61 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         with ExitStack() as stack:
-            self._client = self._connect(stack)
-            self.made_by = self._same_everywhere()
+            self._connect(stack)
+            self.made_by = self._ask(_made_by)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error) -> None:
         self._stack.__exit__(*error)
 
-    def _connect(self, stack: ExitStack) -> distributed.Client:
-        own, threads = self._own, None
-        import dask
-
-        dask.config.set(SETTINGS)
+    def _connect(self, stack: ExitStack) -> None:
+        own = self._own
+        stack.enter_context(dask.config.set(SETTINGS))
         if isinstance(own.workers, int):
-            if own.workers < 1:
-                raise InputError("workers", own.workers, "expected a number of processes, or a scheduler's address")
-            threads = max(1, _cores() // own.workers)
+            self._threads = max(1, (os.cpu_count() or 1) // own.workers)
             options = {"dashboard_address": None, "host": "127.0.0.1", "memory_limit": 0, "silence_logs": "CRITICAL"}
             cluster = distributed.LocalCluster(
                 n_workers=own.workers, threads_per_worker=1, processes=True, security=True, **options
             )  # `security`: keys of its own, so that other users of the machine can't connect
-            client = stack.enter_context(distributed.Client(stack.enter_context(cluster)))
+            self._client = stack.enter_context(distributed.Client(stack.enter_context(cluster)))
         else:
+            self._threads = 0
             try:
-                client = stack.enter_context(distributed.Client(own.workers, timeout=PATIENCE))
+                self._client = stack.enter_context(distributed.Client(own.workers, timeout=PATIENCE))
             except (OSError, ValueError) as error:
-                raise InputError("scheduler", own.workers, f"no Dask scheduler answers there ({error})") from None
+                raise InputError("workers", own.workers, f"no Dask scheduler answers there ({error})") from None
         try:
-            client.wait_for_workers(1, timeout=WAIT)
+            self._client.wait_for_workers(1, timeout=WAIT)
         except TimeoutError:
-            raise InputError("scheduler", own.workers, f"has no workers after {WAIT} seconds") from None
-        load = {"name": str(own.model), "dtype": own.dtype, "device": own.device, **own.source_options}
-        client.register_plugin(ModelOnWorker(load, threads))
-        return client
+            raise Terminated(f"no worker came to {own.workers} in {WAIT // 60} minutes") from None
+        self._name = f"superscopes-{secrets.token_hex(8)}"  # a scheduler may serve several runs
+        stack.callback(self._forget)
+        self._give()
 
-    def _same_everywhere(self) -> tuple[str, str, str]:
-        asked = {one: self._client.submit(_made_by, workers=[one], pure=False) for one in self._addresses}
-        told = {one: future.result() for one, future in asked.items()}
-        if len(set(told.values())) > 1:
-            raise InputError("scheduler", self._own.workers, f"its workers hold different models: {told}")
-        return next(iter(told.values()))
+    def _give(self, plan: Plan | None = None) -> None:
+        load = {"name": str(self._own.model), "dtype": self._own.dtype, "device": self._own.device}
+        self._client.register_plugin(ForRun(self._name, load | dict(self._own.source_options), self._threads, plan))
+
+    def _forget(self) -> None:
+        with suppress(Exception):  # of whatever kind: the scheduler may be gone
+            self._client.unregister_worker_plugin(self._name)
+
+    def _ask(self, task, *arguments):
+        """What a task on some worker says."""
+        try:
+            return self._client.submit(task, self._name, *arguments, pure=False).result()
+        except (distributed.KilledWorker, distributed.CancelledError, OSError) as error:
+            raise _ended(error) from error
 
     @property
-    def _addresses(self) -> list[str]:
-        return list(self._client.scheduler_info(n_workers=-1)["workers"])
+    def _count(self) -> int:
+        return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def describe(self, *plans: Plan) -> dict:
         """What makes the results, as `results.describe` tells it on a worker."""
-        about = self._client.submit(_describe, plans, pure=False).result()
-        about["machine"]["workers"] = len(self._addresses)
+        about = self._ask(_describe, plans)
+        about["machine"]["workers"] = self._count
         return about
 
     def batches(
@@ -198,38 +199,49 @@ class Workers:
         """Batches of a plan as they are ready, in any order; those whose ids are there are passed over.
 
         Raises:
+            InputError: a worker with another model, code or version of a library.
             Terminated: the scheduler is gone, or workers died at the same chunk again and again.
         """
         fingerprint, dtype, attention = self.made_by
         made_by = SimpleNamespace(fingerprint=fingerprint, dtype=dtype, attention=attention)
         ids = plan.ids(plan.items(self._own.card), made_by)
+        self._give(plan)
+        size = batch_size or self._ask(_size)
+        begins = range(0, len(ids), size)
+        starts = iter([start for start in begins if not all(id in there for id in ids[start : start + size])])
+        at_once = 1  # batches of a chunk
+        looked = workers = 0
         try:
-            self._client.register_plugin(PlanOnWorker(plan))
-            size = batch_size or self._client.submit(_size, pure=False).result()
-            begins = range(0, len(ids), size)
-            starts = [start for start in begins if not all(id in there for id in ids[start : start + size])]
-            several = max(1, ROWS // size)
-            chunks = (starts[i : i + several] for i in range(0, len(starts), several))
-
-            def hand_out(some: int) -> list[distributed.Future]:
-                return [self._client.submit(_read, size, chunk, pure=False) for chunk in islice(chunks, some)]
-
-            ready = distributed.as_completed(hand_out(AHEAD * max(1, len(self._addresses))))
-            for future in ready:
-                for columns, made in future.result():
+            ready = distributed.as_completed([])
+            while True:
+                if time.monotonic() - looked > LOOK:
+                    looked, workers = time.monotonic(), max(1, self._count)
+                while ready.count() < AHEAD * workers and (chunk := list(islice(starts, at_once))):
+                    future = self._client.submit(_read, self._name, size, chunk, pure=False)
+                    future.starts = chunk
+                    ready.add(future)
+                if ready.is_empty():
+                    return
+                future = next(ready)
+                theirs, seconds, batches = future.result()
+                at_once = max(1, min(64, round(CHUNK / max(seconds, 1e-3))))
+                if theirs != versions():
+                    raise InputError("workers", self._own.workers, f"a worker has {theirs}, this process {versions()}")
+                for waiting, start, (columns, made) in zip(
+                    range(len(batches))[::-1], future.starts, batches, strict=True
+                ):
+                    if columns["id"] != ids[start : start + size]:
+                        why = "a worker reads other rows than it was asked for: another model or version of this code"
+                        raise InputError("workers", self._own.workers, why)
                     rows = pd.DataFrame(columns)
-                    if stranger := set(rows["id"]) - set(ids):
-                        why = f"a worker reads other rows than asked for ({len(stranger)}): another version of the code"
-                        raise InputError("scheduler", self._own.workers, why)
-                    rows.attrs = made
+                    rows.attrs = made | {"waiting": waiting}
                     yield rows
                 future.release()
-                ready.update(hand_out(1))
-        except distributed.KilledWorker as error:
-            raise Terminated(f"workers died at the same rows again and again: {error}") from error
-        except (distributed.CancelledError, OSError) as error:
-            raise Terminated(f"the Dask scheduler is gone ({type(error).__name__})") from error
+        except (distributed.KilledWorker, distributed.CancelledError, OSError) as error:
+            raise _ended(error) from error
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _ended(error: Exception) -> Terminated:
+    if isinstance(error, distributed.KilledWorker):
+        return Terminated(f"workers died at the same rows again and again: {error}")
+    return Terminated(f"the Dask scheduler is gone ({type(error).__name__})")

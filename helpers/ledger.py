@@ -1,5 +1,6 @@
 """The ledger: what has been read of some plans, on disk batch by batch, so that nothing finished is lost."""
 
+import errno
 import hashlib
 import json
 import math
@@ -7,11 +8,12 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -24,6 +26,7 @@ WORK = ROOT / "runs" / "work"
 STATE = "state.json"  # of a command, beside what its notebooks wrote
 STAGING = "staging-"  # folders whose names begin so are parts of a run; see `run_folder`
 SAME_SIGNAL = 0.5  # seconds: a job manager signals a command and its notebook both, which pass it on
+AGAIN = ("error", "oom")  # statuses of rows that a resumed run reads once more: what failed may have passed
 MOMENT = 3  # seconds: the kernel of a command that was killed lives about so long
 
 
@@ -39,41 +42,53 @@ class Terminated(Stopped):
     code = 143
 
 
-KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated}
+KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated, signal.SIGHUP: Terminated}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_folder(results: Path) -> Path:
     """Where the working state of a folder of results is kept: runs/work/<model>/ of data/<model>/."""
     results = results.resolve()
-    if results.name.startswith(STAGING):
+    if results.name.startswith(STAGING) and results.parent.parent == WORK.resolve():
         return results.parent
     if results.parent == ROOT / "data":
         return WORK / results.name
     return WORK / f"{results.name}-{hashlib.sha256(str(results).encode()).hexdigest()[:8]}"
 
 
-def header(plans: Sequence[Plan], card, fingerprint: str, dtype: str, attention: str) -> tuple[dict, list[list[str]]]:
-    """What the rows of some plans depend on, as a ledger's plan.json tells it, and their ids, plan by plan."""
+def header(plans: Sequence[Plan], card, fingerprint: str, dtype: str, attention: str) -> dict:
+    """What the rows of some plans depend on, as a ledger's plan.json tells it.
 
-    class MadeBy:  # what an id takes of a model
-        pass
-
-    MadeBy.fingerprint, MadeBy.dtype, MadeBy.attention = fingerprint, dtype, attention
-    ids = [plan.ids(plan.items(card), MadeBy) for plan in plans]
+    Args:
+        card: the model (`ModelCard`); its weights are not needed, if these are known: `fingerprint`, `dtype` and
+            `attention`, which are part of its rows' ids.
+    """
+    model = {"name": card.slug, "fingerprint": fingerprint, "dtype": dtype, "attention": attention}
+    ids = [plan.ids(plan.items(card), SimpleNamespace(**model)) for plan in plans]
     head = {
-        "model": {"name": card.slug, "fingerprint": fingerprint, "dtype": dtype, "attention": attention},
+        "model": model,
         "method_version": METHOD_VERSION,
-        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "versions": versions(),
         "plans": [plan.describe() | {"prompts": list(plan.prompts)} for plan in plans],
         "rows": [len(some) for some in ids],
-        "ids": hashlib.sha256("".join(id for some in ids for id in some).encode()).hexdigest()[:20],
+        "ids": digest_of(id for some in ids for id in some),
     }
-    return json.loads(json.dumps(head)), ids
+    return json.loads(json.dumps(head))
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that a text could hang on."""
+    return {name: version(name) for name in ("torch", "transformers")}
+
+
+def digest_of(ids: Iterable[str]) -> str:
+    """Of the ids of all rows, in order."""
+    return hashlib.sha256("".join(ids).encode()).hexdigest()[:20]
 
 
 def differences(there: dict, here: dict) -> list[str]:
     """In what two headers differ, setting by setting, as sentences' parts; [] if their rows are the same."""
-    if there["ids"] == here["ids"] and there["versions"] == here["versions"]:
+    if all(there[key] == here[key] for key in ("ids", "rows", "versions")):
         return []
     found = {}
     for old, new in zip(there["plans"], here["plans"], strict=False):
@@ -116,20 +131,24 @@ def find(place: Path, head: dict, new: bool = False) -> Path:
                 other = header_of(folder)
                 why = f"holds {rows:,} of {sum(other['rows']):,} rows of other settings: "
                 why += f"{'; '.join(differences(other, head))}. The same settings go on with it"
-                raise InputError("run", shown(folder), f"{why}, --new (new = True) starts beside it")
-    empty = [folder for folder in beside if not rows_in(folder)]
-    return empty[0] if empty else place.with_name(f"{place.name}-{len(beside) + 1}") if beside else place
+                why += ", --new (new = True) starts beside it, ./runme.sh clean --unfinished removes it"
+                raise InputError("run", shown(folder), why)
+    if empty := [folder for folder in beside if not rows_in(folder)]:
+        return empty[0]
+    return place.with_name(f"{place.name}-{_number(place, beside[0]) + 1}") if beside else place
 
 
 def ledgers(place: Path) -> list[Path]:
     """A ledger and those beside it, the newest first."""
-    numbered = {place: 1}
-    if place.parent.is_dir():
-        for folder in place.parent.iterdir():
-            if match := re.fullmatch(re.escape(place.name) + r"-(\d+)", folder.name):
-                numbered[folder] = int(match[1])
-    there = [folder for folder in numbered if (folder / "plan.json").is_file()]
-    return sorted(there, key=numbered.get, reverse=True)
+    folders = place.parent.iterdir() if place.parent.is_dir() else ()
+    there = [folder for folder in folders if _number(place, folder) and (folder / "plan.json").is_file()]
+    return sorted(there, key=lambda folder: _number(place, folder), reverse=True)
+
+
+def _number(place: Path, folder: Path) -> int:
+    """1 of the first ledger of its name, 2 of <name>-2; 0 of another name's."""
+    match = re.fullmatch(rf"{re.escape(place.name)}(?:-(\d+))?", folder.name)
+    return int(match[1] or 1) if match else 0
 
 
 def header_of(folder: Path) -> dict:
@@ -183,7 +202,7 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, head: dict):
-        self.folder, self._head = folder, head
+        self.folder, self.head = folder, head
         self.rows = head["rows"]
         self.readings: list[dict[str, tuple]] = [{} for _ in self.rows]
         self.made: list[dict] = []
@@ -208,11 +227,12 @@ class Ledger:
         file = self.folder / "rows.jsonl"
         if not rows_in(self.folder):
             file.unlink(missing_ok=True)
+            (self.folder / "complete.json").unlink(missing_ok=True)  # first, or it could outlive its rows
         if not file.is_file():
             with write_atomically(self.folder / "plan.json") as plan:
-                json.dump(self._head, plan, ensure_ascii=False, indent=1)
+                json.dump(self.head, plan, ensure_ascii=False, indent=1)
             file.touch()
-        elif differs := differences(header_of(self.folder), self._head):  # begun since it was chosen
+        elif differs := differences(header_of(self.folder), self.head):  # begun since it was chosen
             raise InputError("run", shown(self.folder), f"was begun with other settings: {'; '.join(differs)}")
         self._file = open(file, "r+b")  # noqa: SIM115, closed in __exit__
         self._end = 0
@@ -224,13 +244,16 @@ class Ledger:
                 self.torn += 1
         self._file.truncate(self._end)
         self._file.seek(self._end)
+        if self.done < sum(self.rows):
+            (self.folder / "complete.json").unlink(missing_ok=True)
 
     def _take(self, batch: dict) -> None:
         own = self.readings[batch["plan"]]
         failed = batch.get("failed", {})
         for id, result, rho in zip(batch["id"], batch["result"], batch["rho"], strict=True):
             status, message = failed.get(id, ("ok", ""))
-            own.setdefault(id, (result, math.nan if rho is None else rho, status, message))
+            if id not in own or own[id][2] in AGAIN:
+                own[id] = (result, math.nan if rho is None else rho, status, message)
         self.made.append(batch["made"] | {"plan": batch["plan"]})
 
     @property
@@ -238,9 +261,9 @@ class Ledger:
         """How many rows are there."""
         return sum(len(some) for some in self.readings)
 
-    def is_done(self, plan: int) -> bool:
-        """Whether all rows of one plan are there."""
-        return len(self.readings[plan]) == self.rows[plan]
+    def settled(self, plan: int) -> set[str]:
+        """Ids of one plan's rows that need not be read again."""
+        return {id for id, (_, _, status, _) in self.readings[plan].items() if status not in AGAIN}
 
     def batch_size(self, plan: int) -> int | None:
         """Rows at a time that a plan was begun with; None if it was not."""
@@ -258,7 +281,8 @@ class Ledger:
             "id": rows["id"].tolist(),
             "result": rows["result"].tolist(),
             "rho": [None if math.isnan(rho) else rho for rho in rows["rho"]],
-            "made": {**rows.attrs, "seconds": round(seconds, 3)},
+            "made": {key: value for key, value in rows.attrs.items() if key != "waiting"}
+            | {"seconds": round(seconds, 3)},
         }
         if len(failed):
             batch["failed"] = dict(
@@ -278,6 +302,7 @@ class Ledger:
 
     def complete(self, about: dict) -> None:
         """Write down that all rows are there, and what made them."""
+        assert self.done == sum(self.rows), self.told
         with write_atomically(self.folder / "complete.json") as file:
             json.dump(about, file, ensure_ascii=False, indent=1)
 
@@ -310,6 +335,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise InputError("run", shown(folder), f"is in use by {_owner(owner)}; wait for it or stop it") from None
     except OSError as error:
         lock.release()
+        if error.errno in NO_ROOM:
+            raise Terminated(no_room(error, folder)) from error
         raise InputError("run", shown(folder), f"can't be written ({error.strerror})") from error
     try:
         yield
@@ -328,6 +355,8 @@ def in_use(folder: Path) -> str:
             return ""
     except Timeout:
         return _owner(folder / "owner.json")
+    except OSError:  # a folder that can't be written, which no one uses
+        return ""
 
 
 def _owner(file: Path) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nbformat
@@ -16,7 +16,7 @@ import psutil
 from nbclient.exceptions import DeadKernelError
 
 from . import ROOT, InputError
-from .ledger import KINDS, SAME_SIGNAL, Stopped, Terminated, shown
+from .ledger import KINDS, NO_ROOM, SAME_SIGNAL, Stopped, Terminated, shown
 from .plots.style import with_palette
 from .progress import LOG
 from .results import write_atomically
@@ -36,21 +36,36 @@ def passing_on_signals() -> Iterator[None]:
     def pass_on(signum, frame):
         if came and time.monotonic() - came[1] < SAME_SIGNAL:
             return
-        kernels = [child for child in psutil.Process().children() if "ipykernel" in " ".join(child.cmdline())]
+        kernels = _kernels()
         if came or not kernels:
             raise KINDS[signum]("")
         came[:] = signum, time.monotonic()
         for kernel in kernels:
-            kernel.send_signal(signum)
+            with suppress(psutil.Error):  # it is gone
+                kernel.send_signal(signum)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in KINDS}
+    heard = [signum for signum in KINDS if signal.getsignal(signum) != signal.SIG_IGN]  # nohup's stay unheard
+    before = {signum: signal.signal(signum, pass_on) for signum in heard}
     try:
         yield
         if came:  # it came to the kernel at a moment when none is heard
             raise KINDS[came[0]]("")
+    except (RuntimeError, DeadKernelError) as error:  # of a kernel that was starting, or that didn't listen
+        if not came:
+            raise
+        raise KINDS[came[0]]("") from error
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _kernels() -> list[psutil.Process]:
+    """The notebook's process, while one runs."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            found += [child] if "ipykernel" in " ".join(child.cmdline()) else []
+    return found
 
 
 def run_notebook(notebook: str, parameters: dict, staging: Path, folder: Path) -> None:
@@ -94,8 +109,9 @@ def _as_here(error: papermill.PapermillExecutionError) -> BaseException:
         return next(kind for kind in KINDS.values() if kind.__name__ == error.ename)(error.evalue)
     if error.ename == "KeyboardInterrupt":
         return Stopped("")
-    if error.ename == "OSError" and "No space left on device" in error.evalue:
-        return Terminated(f"the disk is full: {error.evalue}")
+    number = re.match(r"\[Errno (\d+)\]", error.evalue)
+    if error.ename == "OSError" and number and int(number[1]) in NO_ROOM:
+        return Terminated(f"no room: {error.evalue}")
     return error
 
 

@@ -4,6 +4,7 @@ import ast
 import difflib
 import inspect
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from .sources import SourceOptions
 
 FIXED = {"can_it_speak": {"components": "hidden_state", "amplifiers": 1, "target_layer": 0}}  # not its parameters
 TEXT_TOO = ("token", "target_layer", "workers")  # parameters that take a number or a text
+FIRST_CELLS = 4  # IPython's `In`: an empty one, the parameters, papermill's, this one
+IPYTHONS = ("In", "Out", "exit", "quit", "open", "get_ipython", "check_parameters", "papermill_description")
+KINDS = {float: (int, float), list: (list, tuple)}  # kinds of values that take others
 SOURCE = {field.name: field.default for field in fields(SourceOptions)}  # names that go into source_options
 
 
@@ -27,6 +31,36 @@ def read_parameters(notebook: str) -> dict:
     cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
     source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+
+
+def check_parameters(notebook: str, given: Mapping[str, object]) -> None:
+    """Refuse a parameter that a notebook doesn't have, or one of another kind: papermill takes any name, and warns.
+
+    Names are looked at when the notebook begins, not when its cells run again.
+
+    Args:
+        given: the notebook's globals, before it has imported anything else.
+
+    Raises:
+        InputError: names the parameter; says which are known, or what kind is expected.
+    """
+    known = read_parameters(notebook)
+    own = {name: value for name, value in given.items() if not name.startswith("_") and name not in IPYTHONS}
+    for name, value in own.items():
+        if name not in known:
+            if len(given.get("In", ())) > FIRST_CELLS:  # a kernel in which somebody plays has names of its own
+                continue
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(name, value, f"unknown; {hint}known: {', '.join(known)}")
+        default = known[name]
+        kinds = KINDS.get(type(default), type(default))
+        fits = isinstance(value, kinds) and (isinstance(default, bool) or not isinstance(value, bool))
+        if name not in (*TEXT_TOO, "layers", "amplifiers") and not fits:  # what those take, make_plan says
+            why = (
+                f"expected a value like {default!r}, got {type(value).__name__} (papermill: -r a text, -y and -f YAML)"
+            )
+            raise InputError(name, value, why)
 
 
 def parse_settings(settings: list[str], defaults: dict[str, dict]) -> dict:

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pandas as pd
 
-from . import ROOT, ledger, runs
+from . import ROOT, InputError, ledger, runs
 from .ledger import Ledger, header
 from .models import LanguageModel, ModelCard, load_model, read_model
 from .plans import Plan
-from .results import describe, json_of, read_results, results_folder, save_results
+from .results import check_writable, describe, json_of, read_results, results_folder, save_results
 from .scoring import judge_fingerprint, score
 from .superscopes import assemble, with_readings
 
@@ -73,6 +73,9 @@ class Readings:
             Stopped: see `runs.finish`.
         """
         file = self.folder / name
+        runs.check_workers(self.workers)  # and the folders, before the weights load
+        for folder in (self.folder, ledger.run_folder(self.folder)):
+            check_writable(folder)
         rows = self._the_same(ROOT / Path(self.reuse).expanduser() / name, plans, gold) if self.reuse else None
         if rows is None:
             rows = self._kept(name.partition(".")[0], plans, gold)
@@ -82,44 +85,68 @@ class Readings:
     def _kept(self, name: str, plans: Sequence[Plan], gold: Mapping[str, str] | None) -> pd.DataFrame:
         """The rows of a ledger, after what it lacks was read."""
         place = ledger.run_folder(self.folder) / name
-        card, made_by = self.card, self._finished_by(place, plans)
-        if made_by is None:
-            with self._reader() as (batches, about, made_by):
-                head, ids = header(plans, card, *made_by)
-                head["results"] = ledger.shown(self.folder)
-                with Ledger(ledger.find(place, head, self.new), head) as kept:
-                    runs.finish(batches, plans, kept, self.batch_size, self.bar)
-                    if not ledger.is_complete(kept.folder):
-                        kept.complete(about(*plans))
-                    return _assembled(card, plans, ids, kept, self.batch_size, gold)
-        head, ids = header(plans, card, *made_by)
-        with Ledger(ledger.find(place, head), head) as kept:
-            return _assembled(card, plans, ids, kept, self.batch_size, gold)
+        finished = self._look(place, plans)
+        if finished:
+            with Ledger(*finished) as kept:
+                return self._assembled(plans, kept, gold)
+        with self._reader() as (batches, about, made_by):
+            head = self._head(plans, made_by)
+            with Ledger(ledger.find(place, head, self.new), head) as kept:
+                runs.finish(batches, plans, kept, self.batch_size, self.bar)
+                kept.complete(about(*plans))
+                return self._assembled(plans, kept, gold)
+
+    def _head(self, plans: Sequence[Plan], made_by: tuple[str, str, str]) -> dict:
+        return header(plans, self.card, *made_by) | {"results": ledger.shown(self.folder)}
+
+    def _look(self, place: Path, plans: Sequence[Plan]) -> tuple[Path, dict] | None:
+        """Before the weights load: the ledger (and its header) that has all rows of these plans, where there is one.
+
+        Raises:
+            InputError: what is there can't be gone on with.
+        """
+        there = [] if self.new else ledger.ledgers(place)
+        if not there:
+            return None
+        self.card.source.fetch_weights()
+        attention = ledger.header_of(there[0])["model"]["attention"]  # known for sure once they are loaded
+        head = self._head(plans, (self.card.source.fingerprint(), self.dtype, attention))
+        folder = ledger.find(place, head)
+        if user := ledger.in_use(folder):
+            raise InputError("run", ledger.shown(folder), f"is in use by {user}; wait for it or stop it")
+        if not ledger.is_complete(folder):
+            return None
+        with Ledger(folder, head) as kept:
+            failed = any(len(kept.settled(number)) < rows for number, rows in enumerate(kept.rows))
+        return None if failed else (folder, head)
+
+    def _assembled(self, plans: Sequence[Plan], kept: Ledger, gold: Mapping[str, str] | None) -> pd.DataFrame:
+        """A complete ledger's rows in plan order, scored."""
+        model = kept.head["model"]
+        made_by = SimpleNamespace(**model)
+        parts = []
+        for plan, readings in zip(plans, kept.readings, strict=True):
+            items = plan.items(self.card)
+            items["id"] = plan.ids(items, made_by)
+            parts.append(with_readings(items, [readings[id] for id in items["id"]]))
+        seconds = sum(made["seconds"] for made in kept.made)
+        about = kept.about | {"judge": kept.about["judge"] | {"fingerprint": judge_fingerprint()}}
+        rows = pd.concat(parts, ignore_index=True)
+        return assemble(rows, plans, about, kept.made, seconds, self.batch_size is not None, gold)
 
     @contextmanager
     def _reader(self) -> Iterator[tuple[Callable, Callable, tuple[str, str, str]]]:
         """Who reads: what gives batches, what describes them, and what an id takes of the model."""
-        if self.workers:
-            from .cluster import Workers
-
-            with Workers(self) as workers:
-                yield workers.batches, workers.describe, workers.made_by
-        else:
+        if not self.workers:
             lm = self.lm
             yield runs.here(lm), partial(describe, lm), (lm.fingerprint, lm.dtype, lm.attention)
-
-    def _finished_by(self, place: Path, plans: Sequence[Plan]) -> tuple[str, str, str] | None:
-        """Fingerprint, dtype and attention of a ledger that has all rows of these plans already; None if none has."""
-        complete = [] if self.new else [one for one in ledger.ledgers(place) if ledger.is_complete(one)]
-        if not complete:
-            return None
-        self.card.source.fetch_weights()
-        fingerprint = self.card.source.fingerprint()
-        for folder in complete:
-            made_by = fingerprint, self.dtype, ledger.header_of(folder)["model"]["attention"]  # known once it is loaded
-            if not ledger.differences(ledger.header_of(folder), header(plans, self.card, *made_by)[0]):
-                return made_by
-        return None
+            return
+        try:
+            from .cluster import Workers
+        except ImportError:
+            raise InputError("workers", self.workers, "needs Dask: pip install -r requirements-cluster.txt") from None
+        with Workers(self) as workers:
+            yield workers.batches, workers.describe, workers.made_by
 
     def _the_same(self, file: Path, plans: Sequence[Plan], gold: Mapping[str, str] | None) -> pd.DataFrame | None:
         """The rows of a file, scored again, if they are those that the plans would give."""
@@ -139,22 +166,3 @@ class Readings:
         rows.attrs = {key: value for key, value in about.items() if key not in ("rows", "status")}
         rows.attrs["judge"]["fingerprint"] = judge_fingerprint()
         return rows
-
-
-def _assembled(
-    card: ModelCard,
-    plans: Sequence[Plan],
-    ids: Sequence[Sequence[str]],
-    kept: Ledger,
-    batch_size: int | None,
-    gold: Mapping[str, str] | None,
-) -> pd.DataFrame:
-    """A complete ledger's rows in plan order, scored."""
-    parts = [
-        with_readings(plan.items(card).assign(id=own), [readings[id] for id in own])
-        for plan, own, readings in zip(plans, ids, kept.readings, strict=True)
-    ]
-    seconds = sum(made["seconds"] for made in kept.made)
-    about = kept.about | {"judge": kept.about["judge"] | {"fingerprint": judge_fingerprint()}}
-    rows = pd.concat(parts, ignore_index=True)
-    return assemble(rows, plans, about, kept.made, seconds, batch_size is not None, gold)

@@ -1,16 +1,18 @@
 """The notebooks of the paper through papermill: check every setting, run, publish what is complete."""
 
 import argparse
-import errno
 import hashlib
 import json
-import re
+import os
 import shlex
 import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+
+import papermill
 
 from . import ROOT, InputError, ledger
 from .catalogue import CATALOGUE, is_here
@@ -19,7 +21,7 @@ from .ledger import STAGING, STATE, Stopped, locked, run_folder, shown
 from .notebooks import NOT_SHOWN, passing_on_signals, run_notebook
 from .parameters import as_path, parse_settings, plans_of, read_parameters
 from .plots.style import as_jpeg
-from .results import check_comparable, evaluations, results_folder, slug, write_atomically
+from .results import check_comparable, check_writable, evaluations, results_folder, slug, write_atomically
 
 # In the order that they run: what reads comes after what writes.
 NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
@@ -82,10 +84,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except Stopped as end:
         what = f" ({said})" if (said := str(end)) else ""
-        print(f"\nStopped{what}. The results before are as they were; this goes on:\n  {again}", file=sys.stderr)
+        print(f"\nStopped{what}. Nothing that was finished is lost; this goes on:\n  {again}", file=sys.stderr)
         return end.code
+    except papermill.PapermillExecutionError as error:
+        if error.ename != "SameFailures":
+            raise
+        print(f"\n{error.evalue}. What was read before is kept; this tries again:\n  {again}", file=sys.stderr)
+        return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in ledger.NO_ROOM:
             raise
         print(
             f"\n{ledger.no_room(error)}. What was there is whole; with more room, this goes on:\n  {again}",
@@ -127,7 +134,7 @@ def reproduce(
     _check_together(parameters)
     new = any(given.get("new") for given in parameters.values())
     fingerprint = _announce(name, options, parameters, folder, new)
-    _check_writable(folder)
+    check_writable(folder)
 
     started = time.monotonic()
     asked = [{k: {p: v for p, v in own.items() if p not in NOT_SHOWN} for k, own in parameters.items()}, fingerprint]
@@ -150,7 +157,7 @@ def reproduce(
                     changed = {k: v for k, v in given.items() if v != defaults[notebook][k]}
                     run_notebook(notebook, changed, staging, folder)
         files = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
-        written = [path for path in files if path.name != STATE]
+        written = [path for path in files if path.name != STATE and not path.name.startswith(".")]  # not half ones
         failed = sum(_failed_rows(staging / path) for path in written)
         for path in written:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +269,7 @@ def _begin(staging: Path, about: dict, new: bool) -> dict:
     there = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
     if new or there.get("code") != about["code"]:
         shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir()
+        staging.mkdir(exist_ok=True)
         there = about | {"state": "unfinished"}
         _write_state(staging, there)
     return there
@@ -279,15 +286,22 @@ def _digest(asked: object) -> str:
 
 def _code_digest(asked: object) -> str:
     """What a figure depends on beside its settings: the code, and the files that settings name."""
-    digest = hashlib.sha256()
-    text = json.dumps(asked, default=str)
-    named = {ROOT / Path(word).expanduser() for word in re.findall(r'"([^"]+\.(?:csv|gz))"', text)}
-    ours = (
-        ROOT.glob(pattern) for pattern in ("helpers/**/*.py", "notebooks/*.ipynb", "data/*.csv", "requirements.txt")
-    )
-    for path in sorted({path for some in ours for path in some} | {path for path in named if path.is_file()}):
+    digest = hashlib.sha256(json.dumps([ledger.versions(), version("sentence-transformers")]).encode())
+    patterns = ("helpers/**/*.py", "notebooks/*.ipynb", "data/*.csv", "requirements.txt")
+    ours = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    named = {Path(file) for text in _texts(asked) if os.path.isfile(file := ROOT / os.path.expanduser(text))}
+    for path in sorted(ours | named):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _texts(asked: object) -> Iterator[str]:
+    """All texts in some settings that could name a file."""
+    if isinstance(asked, str):
+        yield asked
+    elif isinstance(asked, dict | list | tuple):
+        for one in asked.values() if isinstance(asked, dict) else asked:
+            yield from _texts(one)
 
 
 def _announce(model: str, source_options: dict, parameters: dict[str, dict], folder: Path, new: bool) -> str:
@@ -306,9 +320,11 @@ def _announce(model: str, source_options: dict, parameters: dict[str, dict], fol
     print("checking the settings against the model …", flush=True)
     from .batches import check_batch_size
     from .models import check_hardware, read_model
+    from .runs import check_workers
 
     for given in readers.values():
         check_batch_size(given["batch_size"] or None)
+        check_workers(given.get("workers", 0))
         device = check_hardware(given["dtype"], given["device"])
     card = read_model(model, **source_options)
     rows = {name: sum(len(plan.items(card)) for plan in some) for name, some in plans.items()}
@@ -322,7 +338,7 @@ def _announce(model: str, source_options: dict, parameters: dict[str, dict], fol
         if begun := ledger.ledgers(place):
             attention = ledger.header_of(begun[0])["model"]["attention"]  # known for sure once it is loaded
             there += ledger.rows_in(
-                ledger.find(place, ledger.header(some, card, fingerprint, given["dtype"], attention)[0])
+                ledger.find(place, ledger.header(some, card, fingerprint, given["dtype"], attention))
             )
     per_row = _seconds_per_row(card, given["dtype"], device, given["max_new_tokens"])
     minutes = ((sum(rows.values()) - there) * per_row + START_SECONDS * len(parameters)) / 60
@@ -331,7 +347,7 @@ def _announce(model: str, source_options: dict, parameters: dict[str, dict], fol
     done = f" ({there:,} of them are there)" if there else ""
     about = f"about {max(1, round(minutes))} min on this {device.type}"
     print(f"{card.slug}: {parts}{total} interpretations{done}, {about}", flush=True)
-    return fingerprint
+    return card.source.commit or fingerprint  # of a hub model whose weights are fetched later: its revision
 
 
 def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
@@ -353,15 +369,6 @@ def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
         times.append(time.perf_counter() - started)
     per_product = min(times) / (len(a) * b.numel())  # seconds per row and weight
     return 2 * per_product * weights * max_new_tokens
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError("out_dir", str(folder), f"can't be written ({error.strerror})") from error
 
 
 def _failed_rows(path: Path) -> int:

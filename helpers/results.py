@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -159,6 +159,9 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
             raise InputError("results", str(path), f"misses {missing}; its columns are {', '.join(map(str, table))}")
         texts = ["source prompt", "token", "result"]
         table[texts] = pd.read_csv(file, keep_default_na=False, usecols=texts, dtype=str)[texts]
+        if table["amplification value"].dtype == object or pd.api.types.is_string_dtype(table["amplification value"]):
+            with suppress(ValueError):  # numbers beyond 64 bits
+                table["amplification value"] = table["amplification value"].astype(float)
         if not pd.api.types.is_numeric_dtype(table["amplification value"]) or not len(table):
             raise InputError("results", str(path), "expected rows with a number as amplification value")
         if "component" not in table:
@@ -295,6 +298,20 @@ def _source(source) -> dict:
     return about | {name: value if isinstance(value, str | bool) else str(value) for name, value in given.items()}
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder, and see whether it takes files.
+
+    Raises:
+        InputError: it doesn't, or it is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError("out_dir", str(folder), f"can't be written ({error.strerror})") from error
+
+
 @contextmanager
 def write_atomically(path: Path, mode: str = "w") -> Iterator:
     """A file that appears under its name when it is whole, or not at all."""
@@ -308,7 +325,7 @@ def write_atomically(path: Path, mode: str = "w") -> Iterator:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        Path(name).unlink(missing_ok=True)
         raise
 
 

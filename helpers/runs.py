@@ -1,14 +1,16 @@
 """Long runs: the loop over plans with a ledger, so that it can be stopped, killed and resumed."""
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pandas as pd
 
+from . import InputError
 from .ledger import KINDS, SAME_SIGNAL, Ledger, Stopped
 from .models import LanguageModel
 from .plans import Plan
@@ -37,17 +39,30 @@ def finish(
     """
     with stops() as stopped_by, _drawn(bar, ledger) as told:
         for number, plan in enumerate(plans):
-            if ledger.is_done(number):
+            size, there = batch_size or ledger.batch_size(number), ledger.settled(number)
+            if len(there) == ledger.rows[number]:
                 continue
-            size, there = batch_size or ledger.batch_size(number), ledger.readings[number].keys()
             started = time.monotonic()
             for rows in _watched(batches(number, plan, size, there), ledger):
                 before = ledger.done
                 ledger.append(number, rows, time.monotonic() - started)
                 told(ledger.done - before)
                 started = time.monotonic()
-                if (kind := stopped_by()) and ledger.done < sum(ledger.rows):
+                waiting = rows.attrs.get("waiting", 0)  # batches that have come already: kept before it ends
+                if (kind := stopped_by()) and not waiting and ledger.done < sum(ledger.rows):
                     raise kind(ledger.told)
+
+
+def check_workers(workers: int | str) -> None:
+    """Raises InputError unless it is 0, as many processes as this machine has cores or fewer, or an address."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if isinstance(workers, str):
+        fits = "://" in workers
+    else:
+        fits = isinstance(workers, int) and not isinstance(workers, bool) and 0 <= workers <= cores
+    if not fits:
+        why = f"expected 0 to {cores}, processes of this machine with a model each, or a scheduler's address, tcp://…"
+        raise InputError("workers", workers, why)
 
 
 def here(lm: LanguageModel) -> Callable[[int, Plan, int | None, Collection[str]], Iterator[pd.DataFrame]]:
@@ -73,9 +88,11 @@ def stops() -> Iterator[Callable[[], type[Stopped] | None]]:
         if came:
             raise KINDS[signum]("stopped in the middle of a batch; the batches before it are kept")
         came[:] = signum, time.monotonic()
-        print("\nStopping after the batch in hand; once more stops now.", file=sys.stderr, flush=True)
+        with suppress(RuntimeError):  # in the middle of another line
+            print("\nStopping after the batch in hand; once more stops now.", file=sys.stderr, flush=True)
 
-    before = {signum: signal.signal(signum, note) for signum in KINDS}
+    heard = [signum for signum in KINDS if signal.getsignal(signum) != signal.SIG_IGN]  # nohup's stay unheard
+    before = {signum: signal.signal(signum, note) for signum in heard}
     try:
         yield lambda: KINDS[came[0]] if came else None
     finally:

@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import ROOT
-from .ledger import STAGING, STATE, WORK, header_of, in_use, is_complete, rows_in, shown
+import pandas as pd
+
+from . import ROOT, InputError
+from .ledger import STAGING, STATE, WORK, digest_of, header_of, in_use, is_complete, locked, rows_in, shown
 
 COPIES = ROOT / "runs" / "models"  # of GGUF files, that load in a second (helpers/dequantised.py)
 
@@ -20,16 +23,13 @@ class Left:
     Attributes:
         state: complete, unfinished, or in use (by whom).
         words: what it is, and how far it is.
+        can_go: whether nothing is lost with it: what it holds is among the results, or is made again in seconds.
     """
 
     path: Path
     state: str
     words: str
-
-    @property
-    def can_go(self) -> bool:
-        """Whether nothing is lost with it: its results are elsewhere, or it is made again in seconds."""
-        return self.state == "complete"
+    can_go: bool
 
     @property
     def size(self) -> int:
@@ -40,31 +40,47 @@ class Left:
 def everything() -> dict[Path, list[Left]]:
     """Per run folder what is in it: ledgers, and the commands that were given."""
     runs = sorted(folder for folder in WORK.iterdir() if folder.is_dir()) if WORK.is_dir() else []
-    return {run: [one for path in sorted(run.iterdir()) if (one := _left(run, path))] for run in runs}
+    return {run: [one for path in sorted(run.iterdir()) if (one := look(path))] for run in runs}
 
 
-def _left(run: Path, path: Path) -> Left | None:
+def look(path: Path) -> Left | None:
+    """What a folder is, now; None if it is neither a ledger nor a command's."""
+    run = path.parent
     if (path / "plan.json").is_file():
         head, rows = header_of(path), rows_in(path)
         user, wanted = in_use(path), sum(head["rows"])
         state = f"in use by {user}" if user else "complete" if is_complete(path) else "unfinished"
         how_far = f"{rows:,} rows" if rows == wanted else f"{rows:,} of {wanted:,} rows, {rows / wanted:.0%}"
-        return Left(path, state, f"{path.name}: {how_far}, {head['model']['dtype']}")
+        going_on = any(state["state"] != "complete" for state in _states(run))
+        can_go = state == "complete" and not going_on and _is_published(path, head)
+        return Left(path, state, f"{path.name}: {how_far}, {head['model']['dtype']}", can_go)
     if path.name.startswith(STAGING) and (path / STATE).is_file():
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
         user = in_use(run) if state["state"] != "complete" else ""
         through = len(list((path / "notebooks").glob("*.ipynb")))
         words = f"{state['command']}: {through} notebooks through"
-        return Left(path, f"in use by {user}" if user else state["state"], words)
+        return Left(path, f"in use by {user}" if user else state["state"], words, state["state"] == "complete")
     return None
+
+
+def _states(run: Path) -> list[dict]:
+    return [json.loads(file.read_text(encoding="utf-8")) for file in run.glob(f"{STAGING}*/{STATE}")]
+
+
+def _is_published(path: Path, head: dict) -> bool:
+    """Whether a ledger's rows are in the folder of results, all of them."""
+    results = ROOT / head["results"]
+    if results.name.startswith(STAGING):
+        results = ROOT / next((state["results"] for state in _states(path.parent)), "nowhere")
+    name = re.sub(r"-\d+$", "", path.name)
+    file = next((one for one in (results / f"{name}.csv", results / f"{name}.csv.gz") if one.is_file()), None)
+    return file is not None and digest_of(pd.read_csv(file, usecols=["id"], dtype=str)["id"]) == head["ids"]
 
 
 def _results(run: Path) -> str:
     """Where its results go."""
-    states = [json.loads(file.read_text(encoding="utf-8")) for file in run.glob(f"{STAGING}*/{STATE}")]
-    return next(
-        (one["results"] for one in [*states, *(header_of(file.parent) for file in run.glob("*/plan.json"))]), ""
-    )
+    heads = (header_of(file.parent) for file in run.glob("*/plan.json"))
+    return next((one["results"] for one in (*_states(run), *heads)), "")
 
 
 def status() -> int:
@@ -79,37 +95,60 @@ def status() -> int:
     return 0
 
 
-def clean(yes: bool) -> int:
-    """Remove what can be made again, after asking; what is unfinished or in use stays."""
+def clean(yes: bool = False, unfinished: bool = False) -> int:
+    """Remove what can be made again, after asking; what is in use stays.
+
+    Args:
+        yes: don't ask.
+        unfinished: remove also what no results have yet: readings that would have to be made again.
+    """
     lefts = [one for some in everything().values() for one in some]
-    going = [one for one in lefts if one.can_go]
-    if COPIES.is_dir():
-        going += [Left(path, "complete", "copy that loads fast") for path in sorted(COPIES.iterdir()) if path.is_dir()]
+    going = [one for one in lefts if one.can_go or (unfinished and not one.state.startswith("in use"))]
+    copies = sorted(COPIES.iterdir()) if COPIES.is_dir() else []
+    copies = [Left(path, "complete", "copy that loads fast", True) for path in copies if "making" not in path.name]
     for one in lefts:
-        if not one.can_go:
-            print(f"stays: {shown(one.path)} ({one.state})")
-    for one in going:
+        if one not in going:
+            print(f"stays: {shown(one.path)} ({one.state}{'' if one.can_go else ', not among the results'})")
+    for one in (*going, *copies):
         print(f"goes:  {shown(one.path)} ({one.size / 2**20:,.1f} MiB; {one.words})")
-    if not going:
+    if not going and not copies:
         print("Nothing to remove.")
         return 0
     try:
-        if not yes and input(f"Remove these {len(going)}? Results in data/ stay. [y/N] ").strip().lower() not in (
-            "y",
-            "yes",
-        ):
-            print("Nothing was removed.")
-            return 0
-    except EOFError:
-        print("\nNothing was removed (--yes answers for you).")
+        asked = f"Remove these {len(going) + len(copies)}? Results stay. [y/N] "
+        agreed = yes or input(asked).strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print("\n(--yes answers for you)")
+        agreed = False
+    if not agreed:
+        print("Nothing was removed.")
         return 0
-    for one in going:
-        shutil.rmtree(one.path)
+    removed = sum(_remove(one, unfinished) for one in going)
+    for one in copies:
+        shutil.rmtree(one.path, ignore_errors=True)
+        removed += 1
     for run in WORK.glob("*"):
-        if {path.name for path in run.iterdir()} <= {"lock"} and not in_use(run):
+        if run.is_dir() and {path.name for path in run.iterdir()} <= {"lock"} and not in_use(run):
             shutil.rmtree(run)
-    print(f"Removed {len(going)}.")
+    print(f"Removed {removed}.")
     return 0
+
+
+def _remove(left: Left, unfinished: bool) -> bool:
+    """Whether it could go: nobody has begun with it while the question stood there."""
+    try:
+        with locked(left.path.parent):
+            now = look(left.path)
+            if now is None or now.state.startswith("in use") or not (now.can_go or unfinished):
+                print(f"stays: {shown(left.path)} (it has changed)")
+                return False
+            aside = left.path.with_name(f".going-{left.path.name}")
+            left.path.rename(aside)  # at once, so that nothing is ever half there under its name
+            shutil.rmtree(aside)
+            return True
+    except (InputError, OSError) as error:
+        print(f"stays: {shown(left.path)} ({error})")
+        return False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -117,9 +156,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("runme.sh", description=__doc__, allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("status", help="list runs with their state")
-    verbs.add_parser("clean", help="remove what can be made again").add_argument("--yes", action="store_true")
+    cleaning = verbs.add_parser("clean", help="remove what can be made again")
+    cleaning.add_argument("--yes", action="store_true", help="don't ask")
+    cleaning.add_argument("--unfinished", action="store_true", help="remove unfinished runs, too")
     options = parser.parse_args(arguments)
-    return status() if options.verb == "status" else clean(options.yes)
+    return status() if options.verb == "status" else clean(options.yes, options.unfinished)
 
 
 if __name__ == "__main__":

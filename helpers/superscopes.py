@@ -115,7 +115,7 @@ def run(
 
     Raises:
         InputError: at the call, before anything is computed, if the plan doesn't fit the model.
-        RuntimeError: many rows in a row failed in the same way.
+        SameFailures: many rows in a row failed in the same way.
     """
     reader = Reader(lm, plan, batch_size, fused, prompt)
 
@@ -174,7 +174,7 @@ class Reader:
         rows = with_readings(items, readings)
         rows.attrs = {
             "parts": parts, "batch_size": self.size, "shares_prefix": self._prompt.shares_prefix,
-            "fused": bool(self._prompt.fused_rows),
+            "fused": bool(self._prompt.fused_rows), "device": self._prompt.lm.device.type,
         }  # fmt: skip
         return rows
 
@@ -316,14 +316,17 @@ def assemble(
     started = time.monotonic()
     rows = score(rows, plans[0].target_prompt, gold)
     in_parts = sum(batch["parts"] > 1 for batch in made)
-    one_size = size_given and not in_parts and len({batch["batch_size"] for batch in made}) == 1
+    devices = sorted({batch["device"] for batch in made})
+    ways = {tuple(batch[name] for name in ("batch_size", "fused", "shares_prefix")) for batch in made}
+    one_way = size_given and not in_parts and len(ways) == 1
     failed = {"oom", "error"} & set(rows["status"])
     rows.attrs = {
         **about,
         **{name: made[0][name] for name in ("batch_size", "shares_prefix", "fused")},
         "batches_done_in_parts": in_parts,
         # else a batch's size shows in texts
-        "same_bytes_again": (about["model"]["dtype"] == "float32" or one_size) and not failed,
+        "same_bytes_again": (about["model"]["dtype"] == "float32" or one_way) and len(devices) == 1 and not failed,
         "seconds": {"run": round(seconds, 2), "score": round(time.monotonic() - started, 2)},
     }
+    rows.attrs["machine"] = rows.attrs["machine"] | {"device": " and ".join(devices)}
     return rows

@@ -138,16 +138,20 @@ def test_workers_with_different_models_are_refused(tmp_path, tiny_folder, cluste
     with pytest.MonkeyPatch.context() as here:
         here.chdir(tmp_path / "one")
         time.sleep(5)
-        with pytest.raises(InputError, match="its workers hold different models"):
-            Readings("llama", out_dir=tmp_path, workers=address).of("x.csv", [make_plan("Titanic", layers=1)])
+        with pytest.raises(InputError, match="a worker reads other rows than it was asked for: another model"):
+            plan = make_plan(["Titanic", "Star Wars"], layers="all", amplifiers=range(1, 60), max_new_tokens=2)
+            Readings("llama", out_dir=tmp_path, workers=address, batch_size=2).of("x.csv", [plan])
 
 
 @pytest.mark.parametrize(
     ("workers", "words"),
     [
-        (-2, "workers=-2: expected a number of processes, or a scheduler's address"),
-        ("tcp://127.0.0.1:9", "scheduler='tcp://127.0.0.1:9': no Dask scheduler answers there"),
-        ("nowhere", "scheduler='nowhere': no Dask scheduler answers there"),
+        (-2, "workers=-2: expected 0 to "),
+        (10**9, "workers=1000000000: expected 0 to "),
+        (True, "workers=True: expected 0 to "),
+        ("nowhere", "workers='nowhere': expected 0 to "),
+        ("tcp://127.0.0.1:9", "workers='tcp://127.0.0.1:9': no Dask scheduler answers there"),
+        ("nowhere://x", "workers='nowhere://x': no Dask scheduler answers there"),
     ],
 )
 def test_what_is_not_there_is_said_at_once(tiny_folder, tmp_path, workers, words, monkeypatch):
@@ -159,7 +163,13 @@ def test_what_is_not_there_is_said_at_once(tiny_folder, tmp_path, workers, words
     assert str(refused.value).startswith(words)
 
 
-def test_without_dask_it_says_how_to_get_it():
-    script = "import sys; sys.modules['distributed'] = None; import helpers.cluster"
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert "workers='Dask': isn't installed: pip install -r requirements-cluster.txt" in run.stderr
+def test_without_dask_it_says_how_to_get_it(tmp_path):
+    script = """
+import sys
+sys.modules["distributed"] = None
+from helpers.plans import make_plan
+from helpers.readings import Readings
+Readings("smollm2-135m", out_dir=sys.argv[1], workers=1).of("x.csv", [make_plan("Titanic")])
+"""
+    run = subprocess.run([sys.executable, "-c", script, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert "workers=1: needs Dask: pip install -r requirements-cluster.txt" in run.stderr

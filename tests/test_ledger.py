@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,6 +57,10 @@ def whole(tiny, tmp_path_factory):
 
 def kept(work):
     return next((work / "work").glob("results-*")) / "mlp"
+
+
+def kept_anywhere(work):
+    return list((work / "work").glob("*/*"))
 
 
 class After(Bar):
@@ -172,7 +177,7 @@ def test_unfinished_rows_of_other_settings_are_not_mixed_in(readings, work, whol
     with pytest.raises(InputError) as refused:
         readings().of("mlp.csv", others)
     assert "24 of 58 rows of other settings: prompts (3 there, 2 here); amplifiers ([1.0, 2.0, 5.0] there, [1.0, 2.0] " \
-        "here). The same settings go on with it, --new (new = True) starts beside it" in str(refused.value)  # fmt: skip
+        "here). The same settings go on with it, --new (new = True) starts beside it, ./runme.sh clean" in str(refused.value)  # fmt: skip
     with pytest.raises(InputError, match=r"model dtype \(float32 there, bfloat16 here\)"):
         readings(dtype="bfloat16").of("mlp.csv", PLANS)
     assert len(readings(new=True).of("mlp.csv", others)) == 2 * 2 * 3 * 2 + 4
@@ -182,10 +187,35 @@ def test_unfinished_rows_of_other_settings_are_not_mixed_in(readings, work, whol
     assert not kept(work).with_name("mlp-3").exists()
 
 
+def test_a_new_run_beside_a_finished_one_goes_on_when_it_was_stopped(readings, work, whole):
+    readings().of("mlp.csv", PLANS)
+    stopped_at(readings, 20, new=True)
+    assert ledger.rows_in(kept(work).with_name("mlp-2")) == 24
+    readings().of("mlp.csv", PLANS)
+    assert ledger.is_complete(kept(work).with_name("mlp-2")) and (work / "results" / "mlp.csv").read_bytes() == whole
+
+
+def test_new_ledgers_have_new_numbers(readings, work, whole):
+    """Also where an older one is gone."""
+    readings().of("mlp.csv", PLANS)
+    readings(new=True).of("mlp.csv", PLANS)
+    shutil.rmtree(kept(work))
+    readings().of("mlp.csv", PLANS[1:])
+    assert {path.parent.name for path in (work / "work").glob("*/*/plan.json")} == {"mlp-2", "mlp-3"}
+
+
+def test_rows_that_are_gone_are_read_again(readings, work, whole):
+    """A manifest that says complete is not believed without its rows."""
+    readings().of("mlp.csv", PLANS)
+    file = kept(work) / "rows.jsonl"
+    for lines in ([], file.read_bytes().splitlines(keepends=True)[:2]):
+        file.write_bytes(b"".join(lines))
+        readings().of("mlp.csv", PLANS)
+        assert (work / "results" / "mlp.csv").read_bytes() == whole
+
+
 def test_another_model_of_the_same_name_is_not_mixed_in(readings, work, tiny_folder, tmp_path):
     """The weights changed under the run: named by their fingerprint."""
-    import shutil
-
     mine = tmp_path / tiny_folder.name
     shutil.copytree(tiny_folder, mine)
     stopped_at(lambda **others: Readings(str(mine), out_dir=work / "results", batch_size=8, **others), 20)
@@ -253,9 +283,11 @@ def test_a_failed_row_is_a_row(readings, work):
     failed = rows[rows["status"] == "error"]
     assert set(failed["message"]) == {"ValueError: too long a vector"} and set(failed["result"]) == {""}
     assert (rows["score"].isna() == (rows["status"] != "ok")).all()
-    assert readings().of("mlp.csv", [plan]).to_csv() == rows.to_csv(), "a failed row is a finished row"
     status = json.loads((work / "results" / "mlp.json").read_text())["status"]
     assert sum(status.values()) == 9 and status["error"] == len(failed)
+    again = readings().of("mlp.csv", [plan])  # the model is mended
+    assert set(again["status"]) == {"ok", "nonfinite"} and (again["status"] == "nonfinite").sum() == 3
+    assert again[again["amplification value"] == 1].to_csv() == rows[rows["amplification value"] == 1].to_csv()
 
 
 def test_many_equal_failures_stop_a_run_early(readings, work):
@@ -341,11 +373,19 @@ def test_status_and_clean(readings, work, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda asked: "n")
     assert status.main(["clean"]) == 0 and "Nothing was removed." in capsys.readouterr().out
     assert kept(work).with_name("other").is_dir()
+    published = (work / "results" / "other.csv").read_bytes()
+    (work / "results" / "other.csv").unlink()
+    assert status.main(["clean", "--yes"]) == 0 and "Nothing to remove." in capsys.readouterr().out
+    assert kept(work).with_name("other").is_dir(), "the only copy stays"
+    (work / "results" / "other.csv").write_bytes(published)
+    with ledger.locked(kept(work).parent):  # somebody begins while the question stands there
+        assert status.main(["clean", "--yes"]) == 0 and "Removed 0." in capsys.readouterr().out
     assert status.main(["clean", "--yes"]) == 0
     said = capsys.readouterr().out
-    assert f"stays: {kept(work)} (unfinished)" in said and "Removed 1." in said
+    assert f"stays: {kept(work)} (unfinished, not among the results)" in said and "Removed 1." in said
     assert kept(work).is_dir() and not kept(work).with_name("other").exists()
     assert (work / "results" / "other.csv").is_file(), "results stay"
+    assert status.main(["clean", "--yes", "--unfinished"]) == 0 and not kept_anywhere(work)
 
 
 def test_where_working_state_is():

@@ -16,7 +16,7 @@ import pytest
 
 from helpers import ROOT, InputError
 from helpers.ledger import WORK, rows_in, run_folder
-from helpers.parameters import parse_settings, plans_of, read_parameters
+from helpers.parameters import check_parameters, parse_settings, plans_of, read_parameters
 from helpers.reproduce import NEED_EVALUATIONS, NOTEBOOKS, ON_REQUEST, PAPER, QUICK, main
 from helpers.results import read_results
 from helpers.superscopes import ROW_COLUMNS
@@ -178,6 +178,32 @@ def test_a_notebook_that_is_killed_goes_on(tmp_path, signum, words):
 
 
 @pytest.mark.slow
+def test_a_figure_that_fails_is_drawn_alone(tiny_folder, tmp_path):
+    """The process that draws is killed; the readings before it are through."""
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "helpers.reproduce",
+        "--model",
+        str(tiny_folder),
+        "num_prompts=6",
+        "layers=1",
+    ]
+    options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen([*command, f"out_dir={tmp_path}"], start_new_session=True, **options)
+    while "[3/3]" not in (line := run.stdout.readline()):
+        assert line
+    time.sleep(2)
+    the_kernel(run).kill()
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 143 and "the process of layer_success_plots was killed" in said
+    done = subprocess.run([*command, f"out_dir={tmp_path}"], **options)
+    assert done.returncode == 0 and done.stdout.count("through already") == 2
+    assert (tmp_path / "layer_success.png").is_file()
+
+
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny_folder, tmp_path):
     settings = ["--model", str(tiny_folder), "num_prompts=6", "layers=1,2"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -255,6 +281,39 @@ def test_settings_take_the_kind_of_the_default():
     assert parse_settings(settings, DEFAULTS) == {"source_options": source}
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"modle": "x"}, "modle='x': unknown; did you mean 'model'? known: model, source_options"),
+        ({"batch_size": "007"}, "batch_size='007': expected a value like 0, got str"),
+        ({"seed": True}, "seed=True: expected a value like 0, got bool"),
+        ({"dtype": 16}, "dtype=16: expected a value like 'float32', got int"),
+        ({"temperature": "hot"}, "temperature='hot': expected a value like 0.0, got str"),
+    ],
+)
+def test_a_notebook_refuses_parameters_that_it_does_not_have(given, words):
+    """As papermill gives them to it, with what IPython puts there."""
+    name = "mlp_output_evaluation"
+    theirs = {"In": [], "Out": {}, "get_ipython": print, "_": 1}
+    check_parameters(name, read_parameters(name) | {"pd": pd, "mine": 3, "In": [""] * 9})  # it runs again
+    check_parameters(name, read_parameters(name) | {"temperature": 1, "layers": [1, 2], "token": "Wales"} | theirs)
+    with pytest.raises(InputError) as refused:
+        check_parameters(name, read_parameters(name) | theirs | given)
+    assert str(refused.value).startswith(words)
+
+
+def test_papermill_alone_is_refused_a_misspelt_name(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        ROOT / "notebooks" / "layer_success_plots.ipynb",
+        tmp_path / "out.ipynb",
+    ]
+    run = subprocess.run([*command, "-k", "python3", "-p", "treshold", "0.4"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1 and "treshold=0.4: unknown; did you mean 'threshold'?" in run.stderr
+
+
 def test_the_papers_settings_are_the_defaults():
     [mlp] = plans_of("mlp_output_evaluation", DEFAULTS["mlp_output_evaluation"])
     assert (mlp.components, mlp.layers, mlp.amplifiers) == (("mlp_output",), "1-7", (1, 3, 6, 9, 12, 15))
@@ -276,6 +335,7 @@ def test_notebooks_keep_the_house_rules(name):
     tree = ast.parse("\n".join(cell.source for cell in code))
     assert not [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     assert "sys.path" not in "".join(cell.source for cell in code)
+    assert f'check_parameters("{name}", globals())' in code[1].source
     assert set(QUICK) <= set(DEFAULTS["mlp_output_evaluation"])
 
 
