@@ -5,9 +5,9 @@ import secrets
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
-from itertools import islice
 from types import SimpleNamespace
 
 import dask
@@ -208,7 +208,7 @@ class Workers:
         self._give(plan)
         size = batch_size or self._ask(_size)
         begins = range(0, len(ids), size)
-        starts = iter([start for start in begins if not all(id in there for id in ids[start : start + size])])
+        starts = deque(start for start in begins if not all(id in there for id in ids[start : start + size]))
         at_once = 1  # batches of a chunk
         looked = workers = 0
         try:
@@ -216,7 +216,9 @@ class Workers:
             while True:
                 if time.monotonic() - looked > LOOK:
                     looked, workers = time.monotonic(), max(1, self._count)
-                while ready.count() < AHEAD * workers and (chunk := list(islice(starts, at_once))):
+                while ready.count() < AHEAD * workers and starts:
+                    several = min(at_once, max(1, len(starts) // (2 * workers)))  # small ones in the end: none waits
+                    chunk = [starts.popleft() for _ in range(several)]
                     future = self._client.submit(_read, self._name, size, chunk, pure=False)
                     future.starts = chunk
                     ready.add(future)

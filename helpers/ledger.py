@@ -164,14 +164,21 @@ def is_complete(folder: Path) -> bool:
 def rows_in(folder: Path) -> int:
     """How many rows a ledger holds."""
     file = folder / "rows.jsonl"
-    return len({(plan, id) for plan, ids in _batches(file) for id in ids}) if file.is_file() else 0
+    return len({(batch["plan"], id) for batch in _batches(file) for id in batch["id"]})
 
 
-def _batches(file: Path) -> Iterator[tuple[int, list[str]]]:
+def _batches(file: Path) -> Iterator[dict]:
+    if not file.is_file():
+        return
     with open(file, "rb") as lines:
-        for line in lines:
-            if batch := _parsed(line):
-                yield batch["plan"], batch["id"]
+        yield from filter(None, map(_parsed, lines))
+
+
+def _readings(batch: dict) -> Iterator[tuple[str, tuple]]:
+    """(id, (result, rho, status, message)) of a batch's rows."""
+    failed = batch.get("failed", {})
+    for id, result, rho in zip(batch["id"], batch["result"], batch["rho"], strict=True):
+        yield id, (result, math.nan if rho is None else rho, *failed.get(id, ("ok", "")))
 
 
 def _parsed(line: bytes) -> dict | None:
@@ -249,11 +256,7 @@ class Ledger:
 
     def _take(self, batch: dict) -> None:
         own = self.readings[batch["plan"]]
-        failed = batch.get("failed", {})
-        for id, result, rho in zip(batch["id"], batch["result"], batch["rho"], strict=True):
-            status, message = failed.get(id, ("ok", ""))
-            if id not in own or own[id][2] in AGAIN:
-                own[id] = (result, math.nan if rho is None else rho, status, message)
+        own |= {id: reading for id, reading in _readings(batch) if id not in own or own[id][2] in AGAIN}
         self.made.append(batch["made"] | {"plan": batch["plan"]})
 
     @property
@@ -315,6 +318,20 @@ class Ledger:
     def told(self) -> str:
         """How much is there, in words."""
         return f"{self.done:,} of {sum(self.rows):,} rows are kept in {shown(self.folder)}"
+
+
+def readings_of(fingerprint: str, dtype: str, attention: str, most: int) -> dict[str, tuple]:
+    """What all ledgers have of one model, the newest first, `most` rows or a few more: id -> reading."""
+    found: dict[str, tuple] = {}
+    for file in sorted(WORK.glob("*/*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True):
+        made_by = header_of(file.parent)["model"]
+        if (made_by["fingerprint"], made_by["dtype"], made_by["attention"]) != (fingerprint, dtype, attention):
+            continue
+        for batch in _batches(file.with_name("rows.jsonl")):
+            found |= {id: reading for id, reading in _readings(batch) if reading[2] not in AGAIN and id not in found}
+            if len(found) >= most:
+                return found
+    return found
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """One real model, loaded once, a small random one in a folder, and the status that a run of the tests writes down."""
 
+import signal
 import threading
 
 import pytest
@@ -16,6 +17,12 @@ GOLDEN = ROOT / "tests" / "golden.csv"
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, and only those")
+
+
+def pytest_configure():
+    """What a script starts in the background ignores Ctrl-C, and so would what the tests start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -106,6 +113,14 @@ def tiny_folder(lm, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(tiny_folder) -> LanguageModel:
     return load_model(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def no_runs(tmp_path_factory):
+    """No run has left anything: what the application finds there, it doesn't read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("helpers.ledger.WORK", tmp_path_factory.mktemp("work"))
+        yield
 
 
 @pytest.fixture

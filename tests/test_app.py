@@ -35,16 +35,18 @@ from helpers.app.server import POLICY, Server
 from helpers.app.settings import MARKED, MOST_ROWS, Settings, same_tokens, unmark
 from helpers.catalogue import DEFAULT_MODEL
 from helpers.models import ModelCard
-from helpers.plans import TargetPrompt
+from helpers.plans import TargetPrompt, make_plan
+from helpers.readings import Readings
 from helpers.reproduce import main as reproduce
 from helpers.results import save_results
 from helpers.superscopes import sweep
 
 PROMPT = "Diana, Princess of Wales"
+pytestmark = pytest.mark.usefixtures("no_runs")
 
 
 @pytest.fixture(scope="module")
-def desk(tiny_folder):
+def desk(tiny_folder, no_runs):
     desk = Desk(str(tiny_folder)).open()
     yield desk
     desk.close()
@@ -160,6 +162,18 @@ def test_the_python_lines_give_the_same_rows(desk, usual):
     made = {}
     exec(settings.python(desk.card(settings.model), desk.dtype), made)
     pd.testing.assert_frame_equal(made["rows"], job.rows)
+
+
+def test_what_a_run_has_read_is_not_read_again(tiny_folder, usual, tmp_path, request):
+    """A notebook's run, stopped or not, leaves its rows for the page."""
+    plan = make_plan(PROMPT, "hidden_state", layers="0-1", amplifiers=(1, 3, 9))
+    rows = Readings(str(tiny_folder), out_dir=tmp_path).of("hidden_state.csv", [plan])
+    desk = Desk(str(tiny_folder)).open()
+    request.addfinalizer(desk.close)
+    job = served(desk, replace(usual, components=("hidden_state",), layers="0-2"))
+    assert (job.known, job.read) == (6, 3)
+    same = job.rows[job.rows["layer"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, rows, check_exact=True)
 
 
 def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):

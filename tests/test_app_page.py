@@ -18,7 +18,7 @@ LONG = "1:300:0.5"  # amplifiers of a request that takes seconds
 
 
 @pytest.fixture(scope="module")
-def server(tiny_folder):
+def server(tiny_folder, no_runs):
     server = Server(Desk(str(tiny_folder)))
     yield server
     server.close()

@@ -188,7 +188,7 @@ def test_a_model_file_that_was_cut_off(tiny_folder, tmp_path, weights, capfd):
     out = tmp_path / "results"
     assert main(["--only", "mlp_output_evaluation", "--model", str(model), "layers=1", f"out_dir={out}"]) == 2
     said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith(f"model={str(model)!r}: ") and not list(out.iterdir())
+    assert said.startswith(f"model={str(model)!r}: ") and not list(out.glob("*"))
 
 
 @pytest.mark.slow
@@ -220,7 +220,9 @@ def given_settings(draw):
     names = draw(st.lists(st.sampled_from(sorted(USUAL)), max_size=5, unique=True))
     odd = st.sampled_from(ODD) | st.text(max_size=8)
     usual = [draw(st.integers(0, 4)) > 0 for _ in names]
-    return [f"{name}={draw(st.sampled_from(USUAL[name]) if one else odd)}" for name, one in zip(names, usual, strict=True)]
+    return [
+        f"{name}={draw(st.sampled_from(USUAL[name]) if one else odd)}" for name, one in zip(names, usual, strict=True)
+    ]
 
 
 @pytest.mark.slow

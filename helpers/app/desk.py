@@ -18,6 +18,7 @@ from .. import InputError
 from ..batches import is_out_of_memory
 from ..catalogue import CATALOGUE, is_here
 from ..engine import PatchedPrompt
+from ..ledger import AGAIN, readings_of
 from ..models import ModelCard, check_hardware, load_model, read_model
 from ..plans import TargetPrompt
 from ..results import describe, read_prompts
@@ -104,7 +105,7 @@ class Desk:
         self.speeds: dict[str, float] = {}  # model -> readings per second of the last request that read some
         self.forget: Callable[[str], None] = lambda id: None  # called for a request that is no longer kept
         self.state, self.is_ready = f"loading {model}", False
-        self._lm, self._lm_name, self._prompt = None, "", None
+        self._lm, self._lm_name, self._prompt, self._kept = None, "", None, {}
         self._cards, self._reading_cards = {}, threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
@@ -235,9 +236,15 @@ class Desk:
         items, known = job.items.assign(id=job.plan.ids(job.items, lm)), {}
         for earlier in list(self._jobs.values()):
             known |= {id: earlier.readings[id] for id in items["id"] if id in earlier.readings}
-        known = {id: reading for id, reading in known.items() if reading.status != "oom"}  # worth another try
-        job.items, job.readings, job.known = items, known, len(known)
+        known = {
+            id: reading for id, reading in known.items() if reading.status not in AGAIN
+        }  # those are worth another try
+        job.items, job.readings = items, known
         job.started, job.state = time.monotonic(), "reading"
+        kept = items[[id in self._kept and id not in known for id in items["id"]]]
+        if len(kept):  # by a notebook's run
+            self._add(job, with_readings(kept, [self._kept[id] for id in kept["id"]]), own, others)
+        job.known = len(job.readings)
         about, failure = {}, None
         try:
             for rows in self._run(lm, job):
@@ -269,16 +276,20 @@ class Desk:
                 return
 
     def _take(self, job: Job, rows: pd.DataFrame, own: np.ndarray, others: np.ndarray) -> None:
-        """Add a batch's readings to those of the request; one that was known stays as it is."""
+        """Add a batch that was read now."""
+        self._add(job, rows, own, others)
+        job.read += len(rows)
+        job.seconds = time.monotonic() - job.started
+        self.speeds[job.settings.model] = job.rows_per_second
+
+    def _add(self, job: Job, rows: pd.DataFrame, own: np.ndarray, others: np.ndarray) -> None:
+        """Add readings to those of the request; one that was known stays as it is."""
         vectors, ok = embed(rows["result"].tolist()), (rows["status"] == "ok").to_numpy()
         scores = np.where(ok, vectors @ own, np.nan).tolist()
         chance = np.where(ok[:, None], vectors @ others.T, -1.0)  # a failed reading is no try
         columns = (rows[name] for name in ("id", "result", "rho", "status", "message"))
         new = {id: Reading(*reading) for id, *reading in zip(*columns, scores, chance, strict=True)}
         job.readings = new | job.readings  # a new dictionary, since the page reads the old one meanwhile
-        job.read += len(rows)
-        job.seconds = time.monotonic() - job.started
-        self.speeds[job.settings.model] = job.rows_per_second
 
     def _prompt_of(self, lm, plan) -> PatchedPrompt:
         """The plan's target prompt, read once for the requests that share it."""
@@ -301,12 +312,13 @@ class Desk:
         """The model, after the one before it was let go."""
         if self._lm_name != model:
             self.state = f"loading {model}"
-            self._lm, self._lm_name, self._prompt = None, "", None
+            self._lm, self._lm_name, self._prompt, self._kept = None, "", None, {}
             try:
                 self._lm = load_model(model, self.dtype, self.device, **self._options.get(model, {}))
             finally:
                 self.state = ""
             self._lm_name = model
+            self._kept = readings_of(self._lm.fingerprint, self._lm.dtype, self._lm.attention, MOST_KEPT)
             with self._reading_cards:  # the card alone, or the weights would stay with it
                 self._cards[model] = ModelCard(self._lm.source, self._lm.config, self._lm.tokenizer)
         return self._lm
