@@ -111,7 +111,8 @@ def in_parts(
         except Exception as error:
             failed = _without_frames(error)
         if failed:
-            free_memory(device)
+            if is_out_of_memory(failed):
+                free_memory(device)
             middle = (part.start + part.stop) // 2
             if middle > part.start:
                 parts = [slice(part.start, middle), slice(middle, part.stop), *parts]

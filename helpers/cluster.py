@@ -1,6 +1,5 @@
 """Past one process: the same plan on Dask workers, whose rows come back to this process's ledger."""
 
-import os
 import secrets
 import signal
 import threading
@@ -19,6 +18,7 @@ from .ledger import Terminated, versions
 from .models import LanguageModel, load_model
 from .plans import Plan
 from .results import describe
+from .runs import cores
 from .superscopes import READING_COLUMNS, Reader
 
 AHEAD = 3  # chunks per worker that are handed out: one in hand, the next ones there when it is done
@@ -29,7 +29,7 @@ WAIT = 600  # seconds for the first worker: a job may wait in a queue
 LOOK = 5  # seconds between looks at how many workers there are
 SETTINGS = {
     "distributed.scheduler.allowed-failures": DEATHS,
-    "distributed.nanny.pre-spawn-environ": {},  # its settings of malloc and OpenMP cost a third of the speed (benchmarks/)
+    "distributed.nanny.pre-spawn-environ": {},  # its settings of malloc and OpenMP cost a quarter of the speed
 }
 
 
@@ -148,7 +148,7 @@ class Workers:
         own = self._own
         stack.enter_context(dask.config.set(SETTINGS))
         if isinstance(own.workers, int):
-            self._threads = max(1, (os.cpu_count() or 1) // own.workers)
+            self._threads = max(1, cores() // own.workers)
             options = {"dashboard_address": None, "host": "127.0.0.1", "memory_limit": 0, "silence_logs": "CRITICAL"}
             cluster = distributed.LocalCluster(
                 n_workers=own.workers, threads_per_worker=1, processes=True, security=True, **options

@@ -24,6 +24,7 @@ from .results import write_atomically
 
 WORK = ROOT / "runs" / "work"
 STATE = "state.json"  # of a command, beside what its notebooks wrote
+COMPLETE, FAILED, UNFINISHED = "complete", "complete, with failed rows", "unfinished"  # what it says
 STAGING = "staging-"  # folders whose names begin so are parts of a run; see `run_folder`
 SAME_SIGNAL = 0.5  # seconds: a job manager signals a command and its notebook both, which pass it on
 AGAIN = ("error", "oom")  # statuses of rows that a resumed run reads once more: what failed may have passed
@@ -93,9 +94,7 @@ def differences(there: dict, here: dict) -> list[str]:
     found = {}
     for old, new in zip(there["plans"], here["plans"], strict=False):
         for key in (key for key in new if old.get(key) != new[key]):
-            told = (f"{len(old[key])} there, {len(new[key])} here" if len(old[key]) != len(new[key]) else "others") \
-                if key == "prompts" else f"{_short(old.get(key))} there, {_short(new[key])} here"  # fmt: skip
-            found.setdefault(key, f"{key} ({told})")
+            found.setdefault(key, f"{key} ({_told(key, old.get(key), new[key])})")
     if len(there["plans"]) != len(here["plans"]):
         found["plans"] = f"plans ({len(there['plans'])} there, {len(here['plans'])} here)"
     for part in ("model", "versions"):
@@ -106,9 +105,11 @@ def differences(there: dict, here: dict) -> list[str]:
     return list(found.values()) or ["the rows themselves"]
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _told(key: str, there: object, here: object) -> str:
+    if key == "prompts":
+        return f"{len(there)} there, {len(here)} here" if len(there) != len(here) else "others"
+    texts = (json.dumps(value, ensure_ascii=False) for value in (there, here))
+    return "{} there, {} here".format(*(text if len(text) <= 60 else f"{text[:57]}…" for text in texts))
 
 
 def find(place: Path, head: dict, new: bool = False) -> Path:

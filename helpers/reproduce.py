@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ import papermill
 from . import ROOT, InputError, ledger
 from .catalogue import CATALOGUE, is_here
 from .experiments import GRIDS
-from .ledger import STAGING, STATE, Stopped, locked, run_folder, shown
+from .ledger import AGAIN, COMPLETE, FAILED, STAGING, STATE, UNFINISHED, Stopped, locked, run_folder, shown
 from .notebooks import NOT_SHOWN, passing_on_signals, run_notebook
 from .parameters import as_path, parse_settings, plans_of, read_parameters
 from .plots.style import as_jpeg
@@ -67,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="any parameter of the notebooks")
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_intermixed_args(arguments)
-    again = shlex.join(["./runme.sh", "reproduce", *(one for one in arguments if one != "--new")])
+    again = shlex.join(["./runme.sh", "reproduce", *(one for one in arguments if one not in ("--new", "new=true"))])
     settings = [*options.settings, *(["new=true"] if options.new else [])]
     if options.workers is not None or options.scheduler:
         settings.append(f"workers={options.scheduler or options.workers}")
@@ -142,7 +143,7 @@ def reproduce(
         staging = run_folder(folder) / f"{STAGING}{_digest(asked)}"
         anew = new or (len(notebooks) == 1 and notebooks[0] in READ_RESULTS)
         about = _begin(staging, {"command": command, "results": shown(folder), "code": _code_digest(asked)}, anew)
-        if about["state"] == "complete":
+        if about["state"] == COMPLETE:
             print("Nothing is left to do; the files are put back (--new begins anew).")
         else:
             for number, notebook in enumerate(notebooks, start=1):
@@ -158,19 +159,20 @@ def reproduce(
                     run_notebook(notebook, changed, staging, folder)
         files = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
         written = [path for path in files if path.name != STATE and not path.name.startswith(".")]  # not half ones
-        failed = sum(_failed_rows(staging / path) for path in written)
+        failed = sum((_failed_rows(staging / path) for path in written), Counter())
         for path in written:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             with write_atomically(folder / path, "wb") as file:
                 file.write((staging / path).read_bytes())
-        _write_state(staging, about | {"state": "complete"})
+        _write_state(staging, about | {"state": FAILED if any(failed[kind] for kind in AGAIN) else COMPLETE})
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {shown(folder)}/:")
     print("\n".join(f"  {path}" for path in written))
     for path in (path for path in written if path.suffix == ".json"):
         for sentence in json.loads((folder / path).read_text(encoding="utf-8")).get("verdict", []):
             print(sentence)
     if failed:
-        print(f"{failed} rows failed; the column `status` says which and why.", file=sys.stderr)
+        again = "; the same command tries those again" if any(failed[kind] for kind in AGAIN) else ""
+        print(f"{failed.total()} rows failed; the column `status` says which and why{again}.", file=sys.stderr)
     return 3 if failed else 0
 
 
@@ -263,14 +265,15 @@ def _begin(staging: Path, about: dict, new: bool) -> dict:
     """The folder of one command's results, and its state: what an earlier run has left there, if it is of use.
 
     Args:
-        about: what a state holds; of other code, or asked to begin anew, what is there is thrown away.
+        about: what a state holds; of other code, with failed rows, or asked to begin anew, what is there is thrown
+            away. Readings are not: they are in the ledgers.
     """
     state = staging / STATE
     there = json.loads(state.read_text(encoding="utf-8")) if state.is_file() else {}
-    if new or there.get("code") != about["code"]:
+    if new or there.get("code") != about["code"] or there["state"] == FAILED:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(exist_ok=True)
-        there = about | {"state": "unfinished"}
+        there = about | {"state": UNFINISHED}
         _write_state(staging, there)
     return there
 
@@ -371,11 +374,12 @@ def _seconds_per_row(card, dtype: str, device, max_new_tokens: int) -> float:
     return 2 * per_product * weights * max_new_tokens
 
 
-def _failed_rows(path: Path) -> int:
+def _failed_rows(path: Path) -> Counter:
+    """Status -> rows that don't say ok, as the JSON beside a table tells."""
     if path.suffix != ".json":
-        return 0
+        return Counter()
     status = json.loads(path.read_text(encoding="utf-8")).get("status", {})
-    return sum(count for kind, count in status.items() if kind != "ok")
+    return Counter({kind: count for kind, count in status.items() if kind != "ok"})
 
 
 if __name__ == "__main__":

@@ -53,15 +53,19 @@ def finish(
                     raise kind(ledger.told)
 
 
+def cores() -> int:
+    """How many of this machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def check_workers(workers: int | str) -> None:
     """Raises InputError unless it is 0, as many processes as this machine has cores or fewer, or an address."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if isinstance(workers, str):
         fits = "://" in workers
     else:
-        fits = isinstance(workers, int) and not isinstance(workers, bool) and 0 <= workers <= cores
+        fits = isinstance(workers, int) and not isinstance(workers, bool) and 0 <= workers <= cores()
     if not fits:
-        why = f"expected 0 to {cores}, processes of this machine with a model each, or a scheduler's address, tcp://…"
+        why = f"expected 0 to {cores()}, processes of this machine with a model each, or a scheduler's address, tcp://…"
         raise InputError("workers", workers, why)
 
 

@@ -11,7 +11,20 @@ from pathlib import Path
 import pandas as pd
 
 from . import ROOT, InputError
-from .ledger import STAGING, STATE, WORK, digest_of, header_of, in_use, is_complete, locked, rows_in, shown
+from .ledger import (
+    COMPLETE,
+    STAGING,
+    STATE,
+    UNFINISHED,
+    WORK,
+    digest_of,
+    header_of,
+    in_use,
+    is_complete,
+    locked,
+    rows_in,
+    shown,
+)
 
 COPIES = ROOT / "runs" / "models"  # of GGUF files, that load in a second (helpers/dequantised.py)
 
@@ -21,7 +34,7 @@ class Left:
     """One thing that a run has left.
 
     Attributes:
-        state: complete, unfinished, or in use (by whom).
+        state: complete (with failed rows), unfinished, or in use (by whom).
         words: what it is, and how far it is.
         can_go: whether nothing is lost with it: what it holds is among the results, or is made again in seconds.
     """
@@ -49,17 +62,17 @@ def look(path: Path) -> Left | None:
     if (path / "plan.json").is_file():
         head, rows = header_of(path), rows_in(path)
         user, wanted = in_use(path), sum(head["rows"])
-        state = f"in use by {user}" if user else "complete" if is_complete(path) else "unfinished"
+        state = f"in use by {user}" if user else COMPLETE if is_complete(path) else UNFINISHED
         how_far = f"{rows:,} rows" if rows == wanted else f"{rows:,} of {wanted:,} rows, {rows / wanted:.0%}"
-        going_on = any(state["state"] != "complete" for state in _states(run))
-        can_go = state == "complete" and not going_on and _is_published(path, head)
+        going_on = any(state["state"] == UNFINISHED for state in _states(run))
+        can_go = state == COMPLETE and not going_on and _is_published(path, head)
         return Left(path, state, f"{path.name}: {how_far}, {head['model']['dtype']}", can_go)
     if path.name.startswith(STAGING) and (path / STATE).is_file():
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        user = in_use(run) if state["state"] != "complete" else ""
+        user = in_use(run) if state["state"] == UNFINISHED else ""
         through = len(list((path / "notebooks").glob("*.ipynb")))
         words = f"{state['command']}: {through} notebooks through"
-        return Left(path, f"in use by {user}" if user else state["state"], words, state["state"] == "complete")
+        return Left(path, f"in use by {user}" if user else state["state"], words, state["state"] != UNFINISHED)
     return None
 
 
@@ -105,7 +118,7 @@ def clean(yes: bool = False, unfinished: bool = False) -> int:
     lefts = [one for some in everything().values() for one in some]
     going = [one for one in lefts if one.can_go or (unfinished and not one.state.startswith("in use"))]
     copies = sorted(COPIES.iterdir()) if COPIES.is_dir() else []
-    copies = [Left(path, "complete", "copy that loads fast", True) for path in copies if "making" not in path.name]
+    copies = [Left(path, COMPLETE, "copy that loads fast", True) for path in copies if "making" not in path.name]
     for one in lefts:
         if one not in going:
             print(f"stays: {shown(one.path)} ({one.state}{'' if one.can_go else ', not among the results'})")

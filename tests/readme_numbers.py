@@ -8,6 +8,7 @@ from helpers import ROOT
 from helpers.catalogue import CATALOGUE
 from helpers.reproduce import LEAD
 
+CHUNK = 10  # seconds of a worker for one task and its answer (helpers/cluster.py)
 NAMES = {"mlp_output": "MLP outputs", "hidden_state": "hidden states", "attention_output": "attention outputs"}
 
 
@@ -209,6 +210,35 @@ def drift_text() -> str:
     return (
         f"On a sample, {shares} texts in bfloat16 are those of float32, and no effect differs by more than "
         f"{100 * differs:.1f} points{', each within the interval of float32' if inside else ''}"
+    )
+
+
+def long_numbers() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "benchmarks/results/long.csv").set_index("what")
+
+
+def scale_table() -> list[str]:
+    """What many rows need, of the measured speed of one worker with two cores: on paper."""
+    value, lines = long_numbers()["value"], []
+    for rows, workers in ((10**6, 1), (10**6, 16), (10**9, 100), (10**9, 900)):
+        speed = workers * value["1 worker"]
+        hours, chunks = rows / speed / 3600, workers / CHUNK
+        disk, sent = rows * value["bytes a row on the disk"] / 1e9, speed * value["bytes a row in a message"] / 1e6
+        power = {10**6: "10⁶", 10**9: "10⁹"}[rows]
+        lines.append(f"| {power} | {workers} | {hours:,.1f} | {disk:.2g} GB | {chunks:.1f} | {sent:.2f} MB |")
+    return lines
+
+
+def long_text() -> str:
+    """What a long run costs beside the reading itself."""
+    value, ratio = long_numbers()["value"], long_numbers()["× plain"]
+    driver = f"{round(value['driver'], -3):,.0f} rows per second"
+    return (
+        f"the ledger costs nothing that can be seen ({ratio['ledger']:.2f} × the plain sweep's speed), one worker gives "
+        f"{ratio['1 worker']:.2f} × and two with a core each {ratio['2 workers']:.2f} ×. The driver alone takes {driver} "
+        f"from its workers to the disk, as many as {value['driver'] / value['1 worker']:,.0f} such workers read, and "
+        f"lays out 10⁶ rows in {value['seconds to lay out 10^6 rows']:.0f} s; the judge scores 10⁶ different texts in "
+        f"{value['seconds to score 10^6 texts'] / 60:.0f} minutes."
     )
 
 

@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 from faults import ROWS, Run, end
+from test_readme import blocks
 
 from helpers import ROOT, InputError
 from helpers.plans import make_plan
@@ -161,6 +162,20 @@ def test_what_is_not_there_is_said_at_once(tiny_folder, tmp_path, workers, words
     with pytest.raises(InputError) as refused:
         Readings(str(tiny_folder), out_dir=tmp_path, workers=workers).of("x.csv", [make_plan("Titanic", layers=1)])
     assert str(refused.value).startswith(words)
+
+
+def test_the_slurm_recipe_makes_a_job_of_one_worker_and_one_gpu():
+    """The README's own words; no queue is needed to write the job's script."""
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue isn't installed: requirements-cluster.txt")
+    recipe = next(block for block in blocks("python") if "SLURMCluster" in block).partition("cluster.scale")[0]
+    made = {}
+    exec(recipe, made)
+    try:
+        script = made["cluster"].job_script()
+    finally:
+        made["cluster"].close()
+    assert "#SBATCH --gpus=1" in script and "#SBATCH --cpus-per-task=8" in script and "--no-nanny" in script
+    assert script.count("dask_worker") == 1 or script.count("dask worker") == 1
 
 
 def test_without_dask_it_says_how_to_get_it(tmp_path):

@@ -82,18 +82,19 @@ def readings(folder, reuse="", **options):
     return Readings("smollm2-135m", out_dir=str(folder), reuse=str(reuse), **options)
 
 
+@pytest.mark.usefixtures("no_runs")
 def test_readings_are_made_once_and_taken_after_that(tmp_path, monkeypatch):
     plans = [make_plan(["Titanic", "King Kong"], layers=2, amplifiers=[1, 3]), make_plan(["Titanic"], "zero", 2)]
-    first = readings(tmp_path / "a").of("some", plans, GOLD)
+    first = readings(tmp_path / "a").of("some.csv.gz", plans, GOLD)
     file = tmp_path / "a" / "some.csv.gz"
     assert len(first) == 5 == len(read_results(file)) and first["score gold"].notna().all()
 
     monkeypatch.setattr("helpers.readings.load_model", lambda *args, **options: pytest.fail("weights are not needed"))
-    again = readings(tmp_path / "b", tmp_path / "a").of("some", plans, GOLD)
+    again = readings(tmp_path / "b", tmp_path / "a").of("some.csv.gz", plans, GOLD)
     assert (tmp_path / "b" / "some.csv.gz").read_bytes() == file.read_bytes()
     assert json_of(tmp_path / "b" / "some.csv.gz").read_text() == json_of(file).read_text()
     assert again.attrs["model"] == first.attrs["model"] and len(again.attrs["plans"]) == 2
-    other = readings(tmp_path / "c", tmp_path / "a").of("some", plans, GOLD | {"Titanic": "Ship"})
+    other = readings(tmp_path / "c", tmp_path / "a").of("some.csv.gz", plans, GOLD | {"Titanic": "Ship"})
     assert other["score gold"].tolist() != first["score gold"].tolist(), "scores are computed anew"
     assert b"score gold" in gzip.decompress(file.read_bytes())
 
@@ -101,18 +102,19 @@ def test_readings_are_made_once_and_taken_after_that(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change", [{"amplifiers": [1, 4]}, {"max_new_tokens": 9}, {"target_layer": 0}, {"layers": 3}, "dtype", "cut"]
 )
+@pytest.mark.usefixtures("no_runs")
 def test_readings_that_would_come_out_otherwise_are_made(tmp_path, change, monkeypatch):
     settings = {"prompts": ["Titanic"], "layers": 2, "amplifiers": [1, 3]}
-    readings(tmp_path / "a").of("some", [make_plan(**settings)])
+    readings(tmp_path / "a").of("some.csv.gz", [make_plan(**settings)])
     if change == "cut":  # a file that lost a row
         lines = gzip.decompress((tmp_path / "a" / "some.csv.gz").read_bytes()).splitlines(keepends=True)
         (tmp_path / "a" / "some.csv.gz").write_bytes(gzip.compress(b"".join(lines[:-1])))
     options = {"dtype": "bfloat16"} if change == "dtype" else {}
     wanted = [make_plan(**settings | (change if isinstance(change, dict) else {}))]
     asked = []
-    monkeypatch.setattr("helpers.readings.sweep", lambda lm, *args, **kwargs: asked.append(1) or pytest.skip("made"))
+    monkeypatch.setattr("helpers.runs.finish", lambda *args, **kwargs: asked.append(1) or pytest.skip("made"))
     with pytest.raises(pytest.skip.Exception):
-        readings(tmp_path / "b", tmp_path / "a", **options).of("some", wanted)
+        readings(tmp_path / "b", tmp_path / "a", **options).of("some.csv.gz", wanted)
     assert asked
 
 

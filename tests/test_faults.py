@@ -131,6 +131,7 @@ def test_a_full_disk(tmp_path, disk, whole):
     assert run.finish() == whole[0] and run.lines.startswith(kept)
 
 
+@pytest.mark.slow
 def test_a_full_disk_where_results_go(disk, capfd):
     place, remount = disk
     (place / "earlier.csv").write_text("a\n1\n")
@@ -211,7 +212,7 @@ USUAL = {
     "layers": ["0-2", "1", "all", "depth:0,1"], "amplifiers": ["1", "1,2.5", "0,-3", "1e30"], "token": ["-1", "0"],
     "target_layer": ["same", "0", "2"], "max_new_tokens": ["1", "4"], "temperature": ["0", "0.7"], "top_p": ["0.9", "1"],
     "seed": ["0", "4294967295"], "batch_size": ["0", "1", "7"], "num_prompts": ["0", "1"], "dtype": ["float32", "bfloat16"],
-    "device": ["auto", "cpu"], "target_prompt": ["", "Syria: Country, x"], "new": ["true", "false"], "reuse": ["", "data/smollm2-135m"], "prompts": ["data/prompts.csv"], "workers": ["0"],
+    "device": ["auto", "cpu"], "target_prompt": ["", "Syria: Country, x"], "new": ["true", "false"], "prompts": ["data/prompts.csv"], "workers": ["0"],
 }  # fmt: skip
 
 

@@ -61,6 +61,7 @@ def clone(tmp_path_factory):
 OFFLINE = {"env": os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}}
 
 
+@pytest.mark.slow
 def test_set_up_repairs_itself_and_then_costs_nothing(clone):
     first = subprocess.Popen(
         [clone / "runme.sh", "foo=1"], stderr=subprocess.PIPE, text=True, start_new_session=True, **OFFLINE
