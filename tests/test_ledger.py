@@ -17,6 +17,7 @@ import pytest
 from helpers import ROOT, InputError, ledger, runs, status
 from helpers.batches import SAME_FAILURES
 from helpers.ledger import Ledger, Stopped, Terminated
+from helpers.models import load_model
 from helpers.plans import make_plan
 from helpers.progress import LOG, Bar
 from helpers.readings import Readings
@@ -159,6 +160,17 @@ def test_it_goes_on_with_another_batch_size(readings, work, whole, size):
     stopped_at(readings, 20)
     rows = readings(batch_size=size).of("mlp.csv", PLANS)
     assert (work / "results" / "mlp.csv").read_bytes() == whole and rows.attrs["same_bytes_again"]
+
+
+def test_in_lower_precision_a_resumed_run_is_the_same_bytes_too(readings, work, tiny_folder):
+    """Batches are cut from the plan, not from what is left."""
+    plain = sweep(load_model(str(tiny_folder), "bfloat16"), PLANS, batch_size=8)
+    save_results(plain, work / "plain.csv")
+    stopped_at(readings, 20, dtype="bfloat16")
+    rows = readings(dtype="bfloat16").of("mlp.csv", PLANS)
+    assert (work / "results" / "mlp.csv").read_bytes() == (work / "plain.csv").read_bytes()
+    assert rows.attrs["same_bytes_again"]
+    assert not readings(dtype="bfloat16", batch_size=None, new=True).of("mlp.csv", PLANS).attrs["same_bytes_again"]
 
 
 def test_the_size_that_was_found_is_kept(readings, work, whole, monkeypatch):
@@ -399,6 +411,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from helpers import ledger
+from helpers.models import load_model
 from helpers.plans import make_plan
 from helpers.progress import Bar
 from helpers.readings import Readings
