@@ -74,7 +74,9 @@ class ForRun(distributed.WorkerPlugin):
 
     def setup(self, worker: distributed.Worker) -> None:
         """Called by Dask where the worker is."""
-        self.threads = self.threads or worker.state.nthreads
+        if not self.threads:  # of a cluster: it obeys who started it
+            self.threads = worker.state.nthreads
+            return
         with suppress(ValueError):  # not the main thread
             signal.signal(
                 signal.SIGINT, signal.SIG_IGN

@@ -196,6 +196,8 @@ def guidance_found(rows: pd.DataFrame, layer: int) -> tuple[pd.DataFrame, list[s
         score gold, last (the largest legible scale), same_as_plain (of guidance: w = 0 and w = 1); and sentences.
     """
     lines = []
+    if (rows["amplification value"] % 1 == 0).all():  # as a table that was read from a file has them
+        rows = rows.astype({"amplification value": int})
     for (component, one), here in rows[rows["component"].isin(("mlp_output", "guidance"))].groupby(
         ["component", "layer"], sort=False
     ):

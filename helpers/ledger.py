@@ -57,6 +57,12 @@ def run_folder(results: Path) -> Path:
     return WORK / f"{results.name}-{hashlib.sha256(str(results).encode()).hexdigest()[:8]}"
 
 
+def results_of(folder: Path) -> str:
+    """Where the results of a notebook that writes to this folder go in the end, as a user of this folder writes it."""
+    state = folder / STATE
+    return json.loads(state.read_text(encoding="utf-8"))["results"] if state.is_file() else shown(folder)
+
+
 def header(plans: Sequence[Plan], card, fingerprint: str, dtype: str, attention: str) -> dict:
     """What the rows of some plans depend on, as a ledger's plan.json tells it.
 
@@ -269,6 +275,11 @@ class Ledger:
         """Ids of one plan's rows that need not be read again."""
         return {id for id, (_, _, status, _) in self.readings[plan].items() if status not in AGAIN}
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no row need be read, or read again."""
+        return all(len(self.settled(plan)) == rows for plan, rows in enumerate(self.rows))
+
     def batch_size(self, plan: int) -> int | None:
         """Rows at a time that a plan was begun with; None if it was not."""
         return next((made["batch_size"] for made in self.made if made["plan"] == plan), None)
@@ -326,7 +337,8 @@ def readings_of(fingerprint: str, dtype: str, attention: str, most: int) -> dict
     found: dict[str, tuple] = {}
     for file in sorted(WORK.glob("*/*/plan.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         made_by = header_of(file.parent)["model"]
-        if (made_by["fingerprint"], made_by["dtype"], made_by["attention"]) != (fingerprint, dtype, attention):
+        same = (made_by["fingerprint"], made_by["dtype"], made_by["attention"]) == (fingerprint, dtype, attention)
+        if not same or header_of(file.parent)["versions"] != versions():
             continue
         for batch in _batches(file.with_name("rows.jsonl")):
             found |= {id: reading for id, reading in _readings(batch) if reading[2] not in AGAIN and id not in found}

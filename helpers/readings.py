@@ -97,7 +97,7 @@ class Readings:
                 return self._assembled(plans, kept, gold)
 
     def _head(self, plans: Sequence[Plan], made_by: tuple[str, str, str]) -> dict:
-        return header(plans, self.card, *made_by) | {"results": ledger.shown(self.folder)}
+        return header(plans, self.card, *made_by) | {"results": ledger.results_of(self.folder)}
 
     def _look(self, place: Path, plans: Sequence[Plan]) -> tuple[Path, dict] | None:
         """Before the weights load: the ledger (and its header) that has all rows of these plans, where there is one.
@@ -117,8 +117,7 @@ class Readings:
         if not ledger.is_complete(folder):
             return None
         with Ledger(folder, head) as kept:
-            failed = any(len(kept.settled(number)) < rows for number, rows in enumerate(kept.rows))
-        return None if failed else (folder, head)
+            return (folder, head) if kept.is_settled else None
 
     def _assembled(self, plans: Sequence[Plan], kept: Ledger, gold: Mapping[str, str] | None) -> pd.DataFrame:
         """A complete ledger's rows in plan order, scored."""

@@ -134,7 +134,7 @@ def reproduce(
         _places(notebooks[0], parameters[notebooks[0]], folder, folder)  # is there what it reads?
     _check_together(parameters)
     new = any(given.get("new") for given in parameters.values())
-    fingerprint = _announce(name, options, parameters, folder, new)
+    fingerprint = _announce(name, options, parameters, folder, new or _was_new(run_folder(folder), command))
     check_writable(folder)
 
     started = time.monotonic()
@@ -142,7 +142,8 @@ def reproduce(
     with locked(run_folder(folder)):
         staging = run_folder(folder) / f"{STAGING}{_digest(asked)}"
         anew = new or (len(notebooks) == 1 and notebooks[0] in READ_RESULTS)
-        about = _begin(staging, {"command": command, "results": shown(folder), "code": _code_digest(asked)}, anew)
+        about = {"command": command, "results": shown(folder), "code": _code_digest(asked), "new": new, "before": {}}
+        about = _begin(staging, about, anew)
         if about["state"] == COMPLETE:
             print("Nothing is left to do; the files are put back (--new begins anew).")
         else:
@@ -155,6 +156,8 @@ def reproduce(
                         notebook, parameters[notebook], staging, folder if len(notebooks) == 1 else staging
                     )
                     given = parameters[notebook] | places
+                    if "new" in given:
+                        given["new"] = about["new"] and _is_first_start(notebook, staging, about)
                     changed = {k: v for k, v in given.items() if v != defaults[notebook][k]}
                     run_notebook(notebook, changed, staging, folder)
         files = [path.relative_to(staging) for path in sorted(staging.rglob("*")) if path.is_file()]
@@ -276,6 +279,20 @@ def _begin(staging: Path, about: dict, new: bool) -> dict:
         there = about | {"state": UNFINISHED}
         _write_state(staging, there)
     return there
+
+
+def _is_first_start(notebook: str, staging: Path, about: dict) -> bool:
+    """Whether a command that begins anew has not begun this notebook's ledger yet; one that was stopped goes on with it."""
+    there = [folder.name for folder in ledger.ledgers(staging.parent / notebook.removesuffix("_evaluation"))]
+    first = about["before"].setdefault(notebook, there) == there
+    _write_state(staging, about)
+    return first
+
+
+def _was_new(run: Path, command: str) -> bool:
+    """Whether this command was begun with --new, and stopped."""
+    states = [json.loads(file.read_text(encoding="utf-8")) for file in run.glob(f"{STAGING}*/{STATE}")]
+    return any(one["new"] and one["command"] == command and one["state"] == UNFINISHED for one in states)
 
 
 def _write_state(staging: Path, state: dict) -> None:

@@ -49,7 +49,7 @@ def finish(
                 told(ledger.done - before)
                 started = time.monotonic()
                 waiting = rows.attrs.get("waiting", 0)  # batches that have come already: kept before it ends
-                if (kind := stopped_by()) and not waiting and ledger.done < sum(ledger.rows):
+                if (kind := stopped_by()) and not waiting and not ledger.is_settled:
                     raise kind(ledger.told)
 
 

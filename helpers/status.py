@@ -56,8 +56,12 @@ def everything() -> dict[Path, list[Left]]:
     return {run: [one for path in sorted(run.iterdir()) if (one := look(path))] for run in runs}
 
 
-def look(path: Path) -> Left | None:
-    """What a folder is, now; None if it is neither a ledger nor a command's."""
+def look(path: Path, ours: bool = False) -> Left | None:
+    """What a folder is, now; None if it is neither a ledger nor a command's.
+
+    Args:
+        ours: this process has locked its run.
+    """
     run = path.parent
     if (path / "plan.json").is_file():
         head, rows = header_of(path), rows_in(path)
@@ -69,7 +73,7 @@ def look(path: Path) -> Left | None:
         return Left(path, state, f"{path.name}: {how_far}, {head['model']['dtype']}", can_go)
     if path.name.startswith(STAGING) and (path / STATE).is_file():
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        user = in_use(run) if state["state"] == UNFINISHED else ""
+        user = in_use(run) if state["state"] == UNFINISHED and not ours else ""
         through = len(list((path / "notebooks").glob("*.ipynb")))
         words = f"{state['command']}: {through} notebooks through"
         return Left(path, f"in use by {user}" if user else state["state"], words, state["state"] != UNFINISHED)
@@ -83,11 +87,12 @@ def _states(run: Path) -> list[dict]:
 def _is_published(path: Path, head: dict) -> bool:
     """Whether a ledger's rows are in the folder of results, all of them."""
     results = ROOT / head["results"]
-    if results.name.startswith(STAGING):
-        results = ROOT / next((state["results"] for state in _states(path.parent)), "nowhere")
     name = re.sub(r"-\d+$", "", path.name)
     file = next((one for one in (results / f"{name}.csv", results / f"{name}.csv.gz") if one.is_file()), None)
-    return file is not None and digest_of(pd.read_csv(file, usecols=["id"], dtype=str)["id"]) == head["ids"]
+    try:
+        return file is not None and digest_of(pd.read_csv(file, usecols=["id"], dtype=str)["id"]) == head["ids"]
+    except (OSError, ValueError, EOFError):  # no table of ours
+        return False
 
 
 def _results(run: Path) -> str:
@@ -151,7 +156,7 @@ def _remove(left: Left, unfinished: bool) -> bool:
     """Whether it could go: nobody has begun with it while the question stood there."""
     try:
         with locked(left.path.parent):
-            now = look(left.path)
+            now = look(left.path, ours=True)
             if now is None or now.state.startswith("in use") or not (now.can_go or unfinished):
                 print(f"stays: {shown(left.path)} (it has changed)")
                 return False

@@ -302,6 +302,31 @@ def test_a_failed_row_is_a_row(readings, work):
     assert again[again["amplification value"] == 1].to_csv() == rows[rows["amplification value"] == 1].to_csv()
 
 
+def test_a_stop_is_obeyed_while_failed_rows_are_read_again(readings, work):
+    plan = make_plan(PROMPTS, layers=1, amplifiers=(1, 2, 300, 400), max_new_tokens=3)
+    here, norms = readings(batch_size=2), []
+
+    def fails(module, args, output):
+        norms.append(output[:, -1].norm(dim=-1).max().item())
+        if norms[-1] > limit:
+            raise ValueError("too long a vector")
+
+    limit = float("inf")
+    handle = here.lm.blocks[2].register_forward_hook(fails)
+    try:
+        sweep(here.lm, make_plan(PROMPTS, layers=1, amplifiers=(1, 2), max_new_tokens=3))
+        limit = 2 * max(norms)
+        rows = here.of("mlp.csv", [plan])
+    finally:
+        handle.remove()
+    assert (rows["status"] == "error").sum() == 6
+    with pytest.raises(Stopped):
+        readings(batch_size=2, bar=after(0, lambda: os.kill(os.getpid(), signal.SIGINT))).of("mlp.csv", [plan])
+    with Ledger(kept(work), ledger.header_of(kept(work))) as there:
+        assert there.done == 12 and len(there.settled(0)) == 8, "one batch was read again, then it stopped"
+    assert set(readings(batch_size=2).of("mlp.csv", [plan])["status"]) == {"ok"}
+
+
 def test_many_equal_failures_stop_a_run_early(readings, work):
     here, passes = readings(), []
 
@@ -397,6 +422,12 @@ def test_status_and_clean(readings, work, capsys, monkeypatch):
     assert f"stays: {kept(work)} (unfinished, not among the results)" in said and "Removed 1." in said
     assert kept(work).is_dir() and not kept(work).with_name("other").exists()
     assert (work / "results" / "other.csv").is_file(), "results stay"
+    (work / "results" / "mlp.csv").write_text("five,columns\n1,2\n")  # of somebody else
+    assert status.main(["status"]) == 0
+    staging = kept(work).with_name("staging-00000000")
+    staging.mkdir()
+    state = {"command": "./runme.sh reproduce", "results": str(work / "results"), "state": "unfinished"}
+    (staging / "state.json").write_text(json.dumps(state))
     assert status.main(["clean", "--yes", "--unfinished"]) == 0 and not kept_anywhere(work)
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -228,8 +229,30 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny_folder, tmp_p
     assert done.returncode == 0 and "Nothing is left to do" in done.stdout
     for name in names:
         assert (stopped / name).read_bytes() == (whole / name).read_bytes()
-    # Other settings in the same folder, while these are finished: beside them. While they are not: refused.
+    # Other settings in the same folder, while these are finished: beside them.
     assert main([*settings, f"out_dir={stopped}", "amplifiers=1,2", "--only", "mlp_output_evaluation"]) == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_begins_anew_goes_on_when_it_was_stopped(tmp_path, capfd):
+    """Beside an unfinished one; the command that is printed, without --new, takes up the new one."""
+    command, run = started(tmp_path)
+    run.send_signal(signal.SIGINT)
+    assert run.communicate(timeout=60) and run.returncode == 130
+    first = run_folder(tmp_path) / "mlp_output"
+    kept = (first / "rows.jsonl").read_bytes()
+    other = [*command[3:], "layers=2"]
+    assert main(other) == 2 and "layers (" in capfd.readouterr().err
+    _, run = started(tmp_path, "layers=2", "--new", "batch_size=2")
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    again = shlex.split(said.strip().splitlines()[-1])
+    assert again[:2] == ["./runme.sh", "reproduce"] and "--new" not in again
+    read = (first.with_name("mlp_output-2") / "rows.jsonl").read_bytes()
+    assert read and main(again[2:]) == 0
+    assert (first.with_name("mlp_output-2") / "rows.jsonl").read_bytes().startswith(read)
+    assert (first / "rows.jsonl").read_bytes() == kept and not first.with_name("mlp_output-3").exists()
 
 
 @pytest.mark.slow

@@ -256,7 +256,7 @@ class Desk:
         whole = len(found) == len(items)
         if len(found):
             rows = score(with_readings(found, [job.readings[id][:4] for id in found["id"]]), job.plan.target_prompt)
-            fixed = lm.dtype == "float32" and "oom" not in set(rows["status"])
+            fixed = lm.dtype == "float32" and not set(rows["status"]) & set(AGAIN)
             rows.attrs = {**describe(lm, job.plan), **about, "same_bytes_again": fixed, "whole": whole}
             job.rows = rows
         job.seconds = time.monotonic() - job.started
