@@ -14,6 +14,7 @@ scoring      the judge: cosine of sentence embeddings, success counts, the rotat
 results      the files: prompts in, CSV and JSON out
 experiments  the paper's experiments and their controls, as plans
 ledger       what has been read of some plans, on disk batch by batch
+stopping     Ctrl-C, SIGTERM and full disks: requests first, then ends
 runs         the loop with a ledger: stopped, killed, resumed
 cluster      the same on Dask workers
 progress     one bar; in a log, lines

@@ -14,11 +14,12 @@ import distributed
 import pandas as pd
 
 from . import InputError
-from .ledger import Terminated, versions
+from .ledger import versions
 from .models import LanguageModel, load_model
 from .plans import Plan
 from .results import describe
 from .runs import cores
+from .stopping import Terminated
 from .superscopes import READING_COLUMNS, Reader
 
 AHEAD = 3  # chunks per worker that are handed out: one in hand, the next ones there when it is done

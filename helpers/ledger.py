@@ -1,12 +1,10 @@
 """The ledger: what has been read of some plans, on disk batch by batch, so that nothing finished is lost."""
 
-import errno
 import hashlib
 import json
 import math
 import os
 import re
-import signal
 import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,30 +19,14 @@ from filelock import FileLock, Timeout
 from . import ROOT, InputError
 from .plans import METHOD_VERSION, Plan
 from .results import write_atomically
+from .stopping import NO_ROOM, Terminated
 
 WORK = ROOT / "runs" / "work"
 STATE = "state.json"  # of a command, beside what its notebooks wrote
 COMPLETE, FAILED, UNFINISHED = "complete", "complete, with failed rows", "unfinished"  # what it says
 STAGING = "staging-"  # folders whose names begin so are parts of a run; see `run_folder`
-SAME_SIGNAL = 0.5  # seconds: a job manager signals a command and its notebook both, which pass it on
 AGAIN = ("error", "oom")  # statuses of rows that a resumed run reads once more: what failed may have passed
 MOMENT = 3  # seconds: the kernel of a command that was killed lives about so long
-
-
-class Stopped(KeyboardInterrupt):
-    """A run that ended before it was through; what it had read is kept. By the user: exit code 130."""
-
-    code = 130
-
-
-class Terminated(Stopped):
-    """The same by the machine: SIGTERM, a full disk, a process that was killed. Exit code 143."""
-
-    code = 143
-
-
-KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated, signal.SIGHUP: Terminated}
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_folder(results: Path) -> Path:
@@ -55,6 +37,11 @@ def run_folder(results: Path) -> Path:
     if results.parent == ROOT / "data":
         return WORK / results.name
     return WORK / f"{results.name}-{hashlib.sha256(str(results).encode()).hexdigest()[:8]}"
+
+
+def states(run: Path) -> list[dict]:
+    """What the commands of a run folder have written down of themselves."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in run.glob(f"{STAGING}*/{STATE}")]
 
 
 def results_of(folder: Path) -> str:

@@ -3,9 +3,7 @@
 import base64
 import os
 import re
-import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,10 +14,11 @@ import psutil
 from nbclient.exceptions import DeadKernelError
 
 from . import ROOT, InputError
-from .ledger import KINDS, NO_ROOM, SAME_SIGNAL, Stopped, Terminated, shown
+from .ledger import shown
 from .plots.style import with_palette
 from .progress import LOG
 from .results import write_atomically
+from .stopping import KINDS, NO_ROOM, Stopped, Terminated, hearing
 
 NOT_SHOWN = ("reuse", "new", "workers")  # parameters that change no result: where readings came from
 
@@ -31,32 +30,23 @@ def passing_on_signals() -> Iterator[None]:
     Raises:
         Stopped, Terminated: no notebook was running, or it was the second one.
     """
-    came = []
 
-    def pass_on(signum, frame):
-        if came and time.monotonic() - came[1] < SAME_SIGNAL:
-            return
+    def pass_on(signum: int) -> bool:
         kernels = _kernels()
-        if came or not kernels:
-            raise KINDS[signum]("")
-        came[:] = signum, time.monotonic()
         for kernel in kernels:
             with suppress(psutil.Error):  # it is gone
                 kernel.send_signal(signum)
+        return bool(kernels)
 
-    heard = [signum for signum in KINDS if signal.getsignal(signum) != signal.SIG_IGN]  # nohup's stay unheard
-    before = {signum: signal.signal(signum, pass_on) for signum in heard}
-    try:
-        yield
-        if came:  # it came to the kernel at a moment when none is heard
-            raise KINDS[came[0]]("")
-    except (RuntimeError, DeadKernelError) as error:  # of a kernel that was starting, or that didn't listen
-        if not came:
-            raise
-        raise KINDS[came[0]]("") from error
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with hearing(pass_on) as came:
+        try:
+            yield
+        except (RuntimeError, DeadKernelError) as error:  # of a kernel that was starting
+            if not came():
+                raise
+            raise came()("") from error
+        if came():  # it came to the kernel at a moment when none is heard
+            raise came()("")
 
 
 def _kernels() -> list[psutil.Process]:

@@ -18,11 +18,12 @@ import papermill
 from . import ROOT, InputError, ledger
 from .catalogue import CATALOGUE, is_here
 from .experiments import GRIDS
-from .ledger import AGAIN, COMPLETE, FAILED, STAGING, STATE, UNFINISHED, Stopped, locked, run_folder, shown
+from .ledger import AGAIN, COMPLETE, FAILED, STAGING, STATE, UNFINISHED, locked, run_folder, shown
 from .notebooks import NOT_SHOWN, passing_on_signals, run_notebook
 from .parameters import as_path, parse_settings, plans_of, read_parameters
 from .plots.style import as_jpeg
 from .results import check_comparable, check_writable, evaluations, results_folder, slug, write_atomically
+from .stopping import NO_ROOM, Stopped
 
 # In the order that they run: what reads comes after what writes.
 NOTEBOOKS = ("mlp_output_evaluation", "hidden_state_evaluation", "layer_success_plots")
@@ -93,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{error.evalue}. What was read before is kept; this tries again:\n  {again}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in ledger.NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         print(
             f"\n{ledger.no_room(error)}. What was there is whole; with more room, this goes on:\n  {again}",
@@ -291,8 +292,7 @@ def _is_first_start(notebook: str, staging: Path, about: dict) -> bool:
 
 def _was_new(run: Path, command: str) -> bool:
     """Whether this command was begun with --new, and stopped."""
-    states = [json.loads(file.read_text(encoding="utf-8")) for file in run.glob(f"{STAGING}*/{STATE}")]
-    return any(one["new"] and one["command"] == command and one["state"] == UNFINISHED for one in states)
+    return any(one["new"] and one["command"] == command and one["state"] == UNFINISHED for one in ledger.states(run))
 
 
 def _write_state(staging: Path, state: dict) -> None:

@@ -1,7 +1,6 @@
 """Long runs: the loop over plans with a ledger, so that it can be stopped, killed and resumed."""
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -11,9 +10,10 @@ from contextlib import contextmanager, suppress
 import pandas as pd
 
 from . import InputError
-from .ledger import KINDS, SAME_SIGNAL, Ledger, Stopped
+from .ledger import Ledger
 from .models import LanguageModel
 from .plans import Plan
+from .stopping import Stopped, hearing
 from .superscopes import run
 
 SLOW = 600  # seconds: a batch that takes longer is named
@@ -37,6 +37,8 @@ def finish(
     Raises:
         Stopped, Terminated: by Ctrl-C or SIGTERM, after the batch in hand; by a second one, at once; by a full disk.
     """
+    if ledger.torn:
+        _tell(f"{ledger.folder.name}: {ledger.torn} torn line(s) dropped; their rows are read again")
     with stops() as stopped_by, _drawn(bar, ledger) as told:
         for number, plan in enumerate(plans):
             size, there = batch_size or ledger.batch_size(number), ledger.settled(number)
@@ -84,24 +86,14 @@ def stops() -> Iterator[Callable[[], type[Stopped] | None]]:
     if threading.current_thread() is not threading.main_thread():  # signals come to the main thread alone
         yield lambda: None
         return
-    came = []
 
-    def note(signum, frame):
-        if came and time.monotonic() - came[1] < SAME_SIGNAL:
-            return
-        if came:
-            raise KINDS[signum]("stopped in the middle of a batch; the batches before it are kept")
-        came[:] = signum, time.monotonic()
+    def tell(signum: int) -> bool:
         with suppress(RuntimeError):  # in the middle of another line
-            print("\nStopping after the batch in hand; once more stops now.", file=sys.stderr, flush=True)
+            _tell("\nStopping after the batch in hand; once more stops now.")
+        return True
 
-    heard = [signum for signum in KINDS if signal.getsignal(signum) != signal.SIG_IGN]  # nohup's stay unheard
-    before = {signum: signal.signal(signum, note) for signum in heard}
-    try:
-        yield lambda: KINDS[came[0]] if came else None
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    with hearing(tell, "stopped in the middle of a batch; the batches before it are kept") as came:
+        yield came
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from .ledger import (
     locked,
     rows_in,
     shown,
+    states,
 )
 
 COPIES = ROOT / "runs" / "models"  # of GGUF files, that load in a second (helpers/dequantised.py)
@@ -68,7 +69,7 @@ def look(path: Path, ours: bool = False) -> Left | None:
         user, wanted = in_use(path), sum(head["rows"])
         state = f"in use by {user}" if user else COMPLETE if is_complete(path) else UNFINISHED
         how_far = f"{rows:,} rows" if rows == wanted else f"{rows:,} of {wanted:,} rows, {rows / wanted:.0%}"
-        going_on = any(state["state"] == UNFINISHED for state in _states(run))
+        going_on = any(state["state"] == UNFINISHED for state in states(run))
         can_go = state == COMPLETE and not going_on and _is_published(path, head)
         return Left(path, state, f"{path.name}: {how_far}, {head['model']['dtype']}", can_go)
     if path.name.startswith(STAGING) and (path / STATE).is_file():
@@ -78,10 +79,6 @@ def look(path: Path, ours: bool = False) -> Left | None:
         words = f"{state['command']}: {through} notebooks through"
         return Left(path, f"in use by {user}" if user else state["state"], words, state["state"] != UNFINISHED)
     return None
-
-
-def _states(run: Path) -> list[dict]:
-    return [json.loads(file.read_text(encoding="utf-8")) for file in run.glob(f"{STAGING}*/{STATE}")]
 
 
 def _is_published(path: Path, head: dict) -> bool:
@@ -98,7 +95,7 @@ def _is_published(path: Path, head: dict) -> bool:
 def _results(run: Path) -> str:
     """Where its results go."""
     heads = (header_of(file.parent) for file in run.glob("*/plan.json"))
-    return next((one["results"] for one in (*_states(run), *heads)), "")
+    return next((one["results"] for one in (*states(run), *heads)), "")
 
 
 def status() -> int:

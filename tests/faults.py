@@ -52,6 +52,12 @@ class Run:
         options = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "start_new_session": True}
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
+    def begin(self, workers: int | str = 0, rows: int = 64) -> subprocess.Popen:
+        """Start, and wait for so many rows on the disk."""
+        run = self.start(workers)
+        self.wait_for(rows, run)
+        return run
+
     def finish(self, workers: int | str = 0) -> bytes:
         """Run to the end; the bytes of its CSV."""
         run = self.start(workers)

@@ -72,12 +72,10 @@ def test_two_processes_of_this_machine_give_the_same_bytes(tmp_path, whole):
 def test_a_run_goes_on_with_other_workers_and_another_batch_size(tmp_path, whole):
     """Begun by one process, killed; gone on with by two, stopped by Ctrl-C; ended by one with other batches."""
     run = Run(tmp_path)
-    first = run.start()
-    run.wait_for(64, first)
+    first = run.begin()
     end(first)
     kept = run.rows
-    second = run.start(workers=2)
-    run.wait_for(kept + 32, second)
+    second = run.begin(2, kept + 32)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does: to all processes
     _, said = second.communicate(timeout=120)
     assert "Stopping after the batch in hand" in said and second.returncode != 0
@@ -89,8 +87,7 @@ def test_a_run_goes_on_with_other_workers_and_another_batch_size(tmp_path, whole
 def test_a_worker_that_is_killed_costs_nothing(tmp_path, whole, cluster):
     address, _, workers = cluster()
     run = Run(tmp_path / "run")
-    driver = run.start(address)
-    run.wait_for(64, driver)
+    driver = run.begin(address)
     for worker in workers:  # one after the other: what Dask calls a nanny starts each again
         [inner] = [
             one for one in psutil.Process(worker.pid).children(recursive=True) if "spawn" in " ".join(one.cmdline())
@@ -107,8 +104,7 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path, whole, cluster):
 def test_a_scheduler_that_is_killed_loses_nothing(tmp_path, whole, cluster):
     address, scheduler, _ = cluster()
     run = Run(tmp_path / "run")
-    driver = run.start(address)
-    run.wait_for(64, driver)
+    driver = run.begin(address)
     scheduler.kill()
     _, said = driver.communicate(timeout=300)
     assert driver.returncode != 0 and "the Dask scheduler is gone" in said
@@ -120,8 +116,7 @@ def test_a_scheduler_that_is_killed_loses_nothing(tmp_path, whole, cluster):
 def test_a_driver_that_is_killed_goes_on_with_the_same_cluster(tmp_path, whole, cluster):
     address, *_ = cluster()
     run = Run(tmp_path / "run")
-    driver = run.start(address)
-    run.wait_for(64, driver)
+    driver = run.begin(address)
     end(driver)
     kept = run.lines
     assert run.finish(address) == whole and run.lines.startswith(kept)

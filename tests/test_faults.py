@@ -164,8 +164,7 @@ def test_a_read_only_disk_is_found_before_the_model_loads(disk, tiny_folder, mon
 @pytest.mark.slow
 def test_two_processes_in_one_folder(tmp_path, whole):
     run = Run(tmp_path)
-    first = run.start()
-    run.wait_for(32, first)
+    first = run.begin(rows=32)
     second = run.start()
     _, said = second.communicate(timeout=60)
     assert second.returncode and f"is in use by process {first.pid} on" in said

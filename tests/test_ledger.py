@@ -16,12 +16,13 @@ import pytest
 
 from helpers import ROOT, InputError, ledger, runs, status
 from helpers.batches import SAME_FAILURES
-from helpers.ledger import Ledger, Stopped, Terminated
+from helpers.ledger import Ledger
 from helpers.models import load_model
 from helpers.plans import make_plan
 from helpers.progress import LOG, Bar
 from helpers.readings import Readings
 from helpers.results import save_results
+from helpers.stopping import Stopped, Terminated
 from helpers.superscopes import sweep
 
 PROMPTS = ["Titanic", "Star Wars", "Diana, Princess of Wales"]
@@ -113,7 +114,7 @@ def test_a_signal_ends_after_the_batch_and_the_rest_is_read_later(readings, work
 
 def test_a_second_signal_ends_at_once(readings, work, whole, monkeypatch):
     """The second one comes in the middle of a batch."""
-    monkeypatch.setattr(runs, "SAME_SIGNAL", 0)
+    monkeypatch.setattr("helpers.stopping.SAME_SIGNAL", 0)
 
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
@@ -130,16 +131,19 @@ def stopped_at(readings, rows, **others):
         readings(bar=after(rows, lambda: os.kill(os.getpid(), signal.SIGINT)), **others).of("mlp.csv", PLANS)
 
 
-def test_a_torn_last_line_is_dropped_and_redone(readings, work, whole):
+def test_a_torn_last_line_is_dropped_and_redone(readings, work, whole, capsys):
     for cut in (1, 7, 200):
         stopped_at(readings, 20)
         file = kept(work) / "rows.jsonl"
         file.write_bytes(file.read_bytes()[:-cut])
         head = ledger.header_of(kept(work))
+        torn = file.read_bytes()
         with Ledger(kept(work), head) as there:
             assert there.torn == 1 and there.done == 16
         assert file.read_bytes().endswith(b"\n") and ledger.rows_in(kept(work)) == 16
+        file.write_bytes(torn)
         readings().of("mlp.csv", PLANS)
+        assert "mlp: 1 torn line(s) dropped; their rows are read again" in capsys.readouterr().err
         assert (work / "results" / "mlp.csv").read_bytes() == whole
         for path in kept(work).iterdir():
             path.unlink()
