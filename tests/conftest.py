@@ -1,4 +1,4 @@
-"""One real model, loaded once, a small random one in a folder, and the status that a run of the tests writes down."""
+"""What all tests share: a real model, loaded once, a small random one in a folder, and the record of what was tried."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ from families import FAMILIES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import ROOT
-from helpers.models import LanguageModel, load_model
+from helpers.models.load import LanguageModel, load_model
 
 GOLDEN = ROOT / "tests" / "golden.csv"
 
@@ -20,7 +20,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure():
-    """What a script starts in the background ignores Ctrl-C, and so would what the tests start."""
+    """Obey Ctrl-C: what a script starts in the background ignores it, and so would the processes that tests start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 STATUS = ROOT / "tests" / "STATUS.md"
-SOURCES = {  # what a model can come from -> what this project's machines have not tried of it
+SOURCES = {  # where a model can come from -> what this project's machines have not tried of it
     "catalogue": "",
     "folder of safetensors": "",
     "GGUF file": "",
@@ -63,27 +63,35 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
-    """Write STATUS.md when every row of it was run."""
-    if {name for kind, name in outcomes if kind == "family"} != set(FAMILIES):
+    """Write what this run has tried into its rows of STATUS.md; the other rows stay as earlier runs have left them."""
+    if not outcomes:
         return
-    if {name for kind, name in outcomes if kind == "source"} != set(SOURCES):
-        return
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    rows = {cells[0]: cells for line in lines if len(cells := line.strip("| ").split(" | ")) > 1}
+    families, sources = [], []
+    for name, (kind, _, _) in FAMILIES.items():
+        _, _, version, outcome = rows.get(name, ["", "", "", "not tried"])
+        if ("family", name) in outcomes:
+            version, outcome = transformers.__version__, outcomes["family", name]
+        families.append(f"| {name} | `{kind}` | {version} | {outcome} |")
+    for name, untried in SOURCES.items():
+        outcome = outcomes.get(("source", name)) or rows.get(name, ["", "not tried"])[1]
+        sources.append(f"| {name} | {outcome} | {untried} |")
     lines = [
         "# What was tried",
         "",
-        "Written by a run of the tests (`./runme.sh test`), not by hand. A family passes when, on a small random model of",
-        "it, block input + attention_output + mlp_output = hidden_state, a patch touches exactly its place and one of the",
-        "model's own vector changes nothing, captures in batches equal single ones, and every interpretation equals the",
-        "plain way's, token for token in float32.",
+        "Written by runs of the tests (`./runme.sh test`, and with `--slow`), not by hand. A family passes when, on a",
+        "small random model of it, block input + attention_output + mlp_output = hidden_state, a patch touches only",
+        "its position, a patch of the same vector changes nothing, captures in batches equal single ones,",
+        "and every interpretation equals the reference's (`tests/reference.py`), token for token in float32.",
         "",
         "| family | transformers' name | transformers | |",
         "| --- | --- | --- | --- |",
-        *(f"| {name} | `{kind}` | {transformers.__version__} | {outcomes['family', name]} |"
-          for name, (kind, _, _) in FAMILIES.items()),
+        *families,
         "",
         "| a model from | | not tried |",
         "| --- | --- | --- |",
-        *(f"| {name} | {outcomes['source', name]} | {untried} |" for name, untried in SOURCES.items()),
+        *sources,
         "",
     ]  # fmt: skip
     text = "\n".join(lines)
@@ -117,15 +125,15 @@ def tiny(tiny_folder) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def no_runs(tmp_path_factory):
-    """No run has left anything: what the application finds there, it doesn't read."""
+    """Hide what earlier runs have left, so that the application reads everything anew."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("helpers.ledger.WORK", tmp_path_factory.mktemp("work"))
+        patch.setattr("helpers.runs.ledger.WORK", tmp_path_factory.mktemp("work"))
         yield
 
 
 @pytest.fixture
 def held(monkeypatch):
-    """The application's desk stands still after each first batch until this is set: who waits then, waits for sure."""
+    """Hold the application's desk after the first batch of each request, until this event is set."""
     from helpers.app.desk import Desk
 
     let_go, take = threading.Event(), Desk._take
@@ -140,7 +148,7 @@ def count_hooks(model: torch.nn.Module) -> int:
 
 @pytest.fixture(autouse=True)
 def no_hook_is_left(request):
-    """Every test ends with as many hooks on the real model as it began with."""
+    """Check that every test leaves as many hooks on the real model as it found."""
     model = request.getfixturevalue("lm").model if "lm" in request.fixturenames else None
     before = count_hooks(model) if model else 0
     yield

@@ -1,4 +1,4 @@
-"""A small random model of every family, built from its config: what the tests of families share."""
+"""Small random models of every family, built from their configs."""
 
 from functools import cache
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from helpers.models import LanguageModel
-from helpers.sources import Source, SourceOptions
+from helpers.models.load import LanguageModel
+from helpers.models.sources import Source
+from helpers.words.settings import SourceOptions
 
 SMALL = {
     "vocab_size": 49152, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -31,8 +32,8 @@ LATENT = {
 LINEAR = {"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
           "linear_value_head_dim": 8}  # fmt: skip
 
-# name -> model type, its config, whether its attention can share the prefix (helpers/attention.py): not with capped
-# scores, sinks, or an interface of its own
+# name -> model type, its config, whether its attention can share the prefix (helpers/engine/attention.py): not with
+# capped scores, sinks, or attention that isn't called through transformers' interface
 FAMILIES = {
     "Llama": ("llama", SMALL, True),
     "Llama, a key for each head": ("llama", SMALL | {"num_key_value_heads": 4}, True),
@@ -76,16 +77,19 @@ FAMILIES = {
     "GLM-4": ("glm4", SMALL | {"head_dim": 8}, True),
     "EXAONE 4": ("exaone4", SMALL, True),
     "StarCoder 2": ("starcoder2", SMALL, True),
-    "MPT": ("mpt", {**SMALL, "d_model": 32, "n_heads": 4, "n_layers": 3, "expansion_ratio": 2, "max_seq_len": 64, "use_cache": True}, False),
+    "MPT": ("mpt", SMALL | {"d_model": 32, "n_heads": 4, "n_layers": 3, "expansion_ratio": 2, "max_seq_len": 64,
+        "use_cache": True}, False),
     "XGLM": ("xglm", {**SMALL, "d_model": 32, "num_layers": 3, "attention_heads": 4, "ffn_dim": 64}, False),
-    "Llama 4 (text)": ("llama4_text", SMALL | {"head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 64}, True),
+    "Llama 4 (text)": ("llama4_text", SMALL | {"head_dim": 8, "num_local_experts": 4,
+        "intermediate_size_mlp": 64}, True),
     "Mixtral": ("mixtral", SMALL | {"num_local_experts": 4}, True),
     "Qwen 2 MoE": ("qwen2_moe", SMALL | EXPERTS | {"shared_expert_intermediate_size": 32}, True),
     "Qwen 3 MoE": ("qwen3_moe", SMALL | EXPERTS, True),
     "Granite MoE": ("granitemoe", SMALL | {"num_local_experts": 4, "residual_multiplier": 0.7}, True),
     "DeepSeek 3": ("deepseek_v3", SMALL | LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
                    "topk_group": 1, "moe_intermediate_size": 32}, False),
-    "Qwen3-Next": ("qwen3_next", SMALL | EXPERTS | LINEAR | {"shared_expert_intermediate_size": 32, "head_dim": 8}, False),
+    "Qwen3-Next": ("qwen3_next", SMALL | EXPERTS | LINEAR | {"shared_expert_intermediate_size": 32,
+        "head_dim": 8}, False),
     "Qwen 3.5 (text)": ("qwen3_5_text", SMALL | LINEAR | {"head_dim": 8}, False),
     "LFM2": ("lfm2", SMALL | {"layer_types": ["conv", "full_attention", "conv"]}, False),
     "Granite 4 without experts": ("granitemoehybrid", SMALL | {"num_local_experts": 0, "layer_types": ["attention"] * 3,
@@ -97,9 +101,14 @@ FAMILIES = {
 
 @cache
 def small_model(family: str, tokenizer) -> LanguageModel:
-    """A family's model with random weights, float32."""
+    """Make a family's model with random weights, float32."""
     kind, settings, _ = FAMILIES[family]
+    return random_model(family, CONFIG_MAPPING[kind](**settings), tokenizer)
+
+
+def random_model(name: str, config, tokenizer, **source_options) -> LanguageModel:
+    """Make a model of a config with random weights, float32; its parts are not proved yet."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**settings)).eval()
-    source = Source(family, Path(), None, SourceOptions())
+    model = AutoModelForCausalLM.from_config(config).eval()
+    source = Source(name, Path(), None, SourceOptions.of(source_options))
     return LanguageModel(source, model.config, tokenizer, model=model, dtype="float32", fingerprint="")

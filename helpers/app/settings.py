@@ -1,80 +1,130 @@
-"""What a visitor asked for: as a plan, as a link, as Python."""
+"""What a visitor asks for: the page's record of settings; as a plan, as a link, as lines of Python."""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from typing import Annotated
 from urllib.parse import urlencode
 
 from .. import InputError
-from ..catalogue import DEFAULT_MODEL
-from ..experiments import MLP_GRID
-from ..plans import PAPER_TARGET_PROMPT, Plan, TargetPrompt, make_plan, parse_layers
-from ..scoring import THRESHOLD
+from ..words import grammar
+from ..words.components import COMPONENTS, MLP_GRID
+from ..words.grammar import check_string, listed, parse_layers, read_list, read_number
+from ..words.plans import Plan, make_plan
+from ..words.settings import THRESHOLD, Cosine, Form, ModelSettings, Positive, Record, Text, setting
+from ..words.target import PAPER_TARGET_PROMPT, TargetPrompt
 
-COLUMNS = ("pre_mlp_residual", "mlp_output", "hidden_state", "attention_output")  # the paper's order, and one more
+PAPERS_COLUMNS = ("pre_mlp_residual", "mlp_output", "hidden_state")  # of its Figures 5 and 6, from left to right
+COLUMNS = (*PAPERS_COLUMNS, *(name for name in COMPONENTS if name not in PAPERS_COLUMNS))
 MARKED = re.sub(r"x$", "{x}", PAPER_TARGET_PROMPT)  # braces mark the placeholder
 LONGEST = {"prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000}  # characters
-MOST_ROWS = 20_000  # readings of one request; a longer sweep is a command's
-MOST_TEXT = 20_000_000  # characters of its prompt in all rows
+MOST_ROWS = 20_000  # readings of one request; the command line has no limit
+MOST_TEXT = 20_000_000  # characters of the prompt in all rows together
+SYNONYMS = {"token": "tokens"}  # names that a link may use, too
 
 
 def in_words(amplifiers: Sequence[float]) -> str:
-    """Amplifiers as a person writes them."""
+    """Write amplifiers as a person does."""
     return ", ".join(map(str, amplifiers))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of one request, in the form in which a person writes them.
+def check_length(name: str, text: str) -> str:
+    """Return a text that somebody may have typed.
 
-    Attributes:
-        tokens: positions in the prompt; negative from the end.
-        layers: as in `make_plan`; so are the amplifiers.
-        target_layer: "same" or a number.
-        target_prompt: its placeholder in braces.
-        threshold: a reading more similar than that to the prompt is marked; no reading depends on it.
+    Raises:
+        InputError: it is longer.
     """
+    if len(text) > LONGEST[name]:
+        raise InputError(name, f"{text[:20]}…", f"{len(text):,} characters; at most {LONGEST[name]:,}")
+    return text
 
-    prompt: str
-    model: str = DEFAULT_MODEL
-    tokens: tuple[int, ...] = (-1,)
-    components: tuple[str, ...] = COLUMNS[:3]
-    layers: str = "1-7"
-    target_layer: str = "same"
-    amplifiers: str = in_words(MLP_GRID)
-    target_prompt: str = MARKED
-    max_new_tokens: int = 10
-    threshold: float = THRESHOLD
 
-    def plan(self, card) -> Plan:
-        """The plan, checked on a model.
+def _check_prompt(name: str, text: object) -> str:
+    if isinstance(text, str) and not text.strip():
+        raise InputError(name, text, "type a prompt first")
+    return grammar.check_text(name, check_length(name, check_string(name, text)))
+
+
+def _check_tokens(name: str, values: object) -> tuple[int, ...]:
+    tokens = listed(values)
+    if not tokens or not all(map(grammar.is_whole, tokens)):
+        raise InputError(name, tokens, "choose at least one token of the prompt, by its position")
+    return tuple(dict.fromkeys(tokens))
+
+
+def _check_columns(name: str, values: object) -> tuple[str, ...]:
+    given = listed(values)
+    if not given or not all(component in COLUMNS for component in given):
+        raise InputError(name, given, f"choose at least one of {', '.join(COLUMNS)}")
+    return tuple(component for component in COLUMNS if component in given)
+
+
+def _check_layers(name: str, value: object) -> str:
+    """Return layers as they were typed; a list of them is written as a text."""
+    text = check_length(name, value if isinstance(value, str) else ",".join(map(str, listed(value)))).strip()
+    return grammar.check_layers(name, text)
+
+
+def _check_target_layer(name: str, value: object) -> str:
+    targets = grammar.check_target_layers(name, read_number(value.strip()) if isinstance(value, str) else value)
+    if len(targets) > 1:
+        raise InputError(name, value, "the page patches into one layer at a time")
+    return str(targets[0])
+
+
+def _check_amplifiers(name: str, value: object) -> str:
+    """Return amplifiers as they were typed; numbers are written as a text."""
+    text = value if isinstance(value, str) else in_words(grammar.check_amplifiers(name, value))
+    grammar.check_amplifiers(name, check_length(name, text))
+    return text
+
+
+def _check_target_prompt(name: str, text: object) -> str:
+    TargetPrompt.of_text(check_length(name, check_string(name, text)))
+    return text
+
+
+class PageSettings(Record):
+    """The settings of one request, as a person writes them: the page shows them again, and a link has them."""
+
+    prompt: Annotated[str, Form(_check_prompt)] = setting("Diana, Princess of Wales", "what the vectors are taken from")
+    model: Text = ModelSettings.model_fields["model"]
+    tokens: Annotated[tuple[int, ...], Form(_check_tokens, read_list)] = setting(
+        (-1,), "positions in the prompt; negative from the end"
+    )
+    components: Annotated[tuple[str, ...], Form(_check_columns, read_list)] = setting(
+        PAPERS_COLUMNS, f"which vectors are read: {', '.join(COLUMNS)}"
+    )
+    layers: Annotated[str, Form(_check_layers)] = setting("1-7", 'source layers, like "1-7", "1-3,9" or "all"')
+    target_layer: Annotated[str, Form(_check_target_layer)] = setting("same", 'the patched layer: "same", or a number')
+    amplifiers: Annotated[str, Form(_check_amplifiers)] = setting(
+        in_words(MLP_GRID), 'numbers and ranges, like "1, 1.5, 2:6:0.5"; 1 is plain Patchscopes'
+    )
+    target_prompt: Annotated[str, Form(_check_target_prompt)] = setting(
+        MARKED, "the prompt that asks for a description; braces mark its placeholder"
+    )
+    max_new_tokens: Positive = setting(10, "length of a reading")
+    threshold: Cosine = THRESHOLD
+
+    def replace(self, **changes) -> PageSettings:
+        """Return these settings with some changes.
 
         Raises:
             InputError: names the setting, what was given and what is allowed.
         """
-        for name in LONGEST:
-            check_length(name, getattr(self, name))
-        if not self.prompt.strip():
-            raise InputError("prompt", self.prompt, "type a prompt first")
-        if not -1 <= self.threshold <= 1:  # also of nan
-            raise InputError("threshold", self.threshold, "expected a cosine, from -1 to 1")
-        if not self.tokens:
-            raise InputError("tokens", [], "choose at least one token of the prompt")
-        if not self.components or set(self.components) - set(COLUMNS):
-            raise InputError("components", list(self.components), f"choose at least one of {', '.join(COLUMNS)}")
-        target = self.target_layer.strip()
-        if target != "same" and not re.fullmatch(r"\d{1,6}", target):
-            raise InputError("target_layer", self.target_layer, 'expected "same" or a layer, counted from 0')
+        return self.of({**dict(self), **changes})
+
+    def plan(self, card) -> Plan:
+        """Make the plan for a model.
+
+        Raises:
+            InputError: names the setting, what was given and what is allowed.
+        """
         plan = make_plan(
-            [self.prompt],
-            tuple(name for name in COLUMNS if name in self.components),
-            self.layers,
-            self.amplifiers,
-            token=list(dict.fromkeys(self.tokens)),
-            target_layer=target if target == "same" else int(target),
-            target_prompt=unmark(self.target_prompt, card),
-            max_new_tokens=self.max_new_tokens,
-        )
+            self.prompt, self.components, self.layers, self.amplifiers, self.tokens, read_number(self.target_layer),
+            TargetPrompt.of_text(self.target_prompt).located(card), self.max_new_tokens,
+        )  # fmt: skip
         layers = parse_layers(plan.layers, card.num_layers)
         rows = len(plan.tokens) * len(plan.components) * len(layers) * len(plan.amplifiers)
         most = min(MOST_ROWS, MOST_TEXT // len(self.prompt))
@@ -83,95 +133,57 @@ class Settings:
         return plan
 
     def link(self) -> str:
-        """The settings as the query of a link; what is usual is left out."""
-        usual = Settings(self.prompt)
-        given = {"prompt": self.prompt, "model": self.model}  # which model is usual depends on the server
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != getattr(usual, field.name):
-                given[field.name] = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        return "?" + urlencode(given)
+        """Write the settings as the query of a link; defaults are left out."""
+        given = {"prompt": self.prompt, "model": self.model} | self.changed  # the usual model depends on the server
+        return "?" + urlencode(
+            {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in given.items()}
+        )
 
     @classmethod
-    def of_link(cls, query: Mapping[str, str], **usual) -> "Settings":
-        """The settings of a link's query; names that are none of ours are passed over.
+    def of_link(cls, query: Mapping[str, str], **usual) -> PageSettings:
+        """Read the settings of a link's query; names that are no settings are passed over.
 
         Raises:
-            InputError: a value that can't be read.
+            InputError: names the setting, what was given and what is allowed.
         """
-        settings = cls(**{"prompt": ""} | usual)
-        for field in fields(cls):
-            if field.name not in query:
-                continue
-            text, kind = query[field.name], type(getattr(settings, field.name))
-            try:
-                if kind is tuple:
-                    value = tuple(part for part in text.split(",") if part)
-                    value = tuple(map(int, value)) if field.name == "tokens" else value
-                else:
-                    value = kind(text)
-            except ValueError:
-                raise InputError(field.name, text, "a link that this page did not make") from None
-            settings = replace(settings, **{field.name: value})
-        return settings
+        given = {SYNONYMS.get(name, name): text for name, text in query.items()}
+        read = {name: cls.read(name, text) for name, text in given.items() if name in cls.model_fields}
+        return cls.of(usual | read)
 
     def python(self, card, dtype: str) -> str:
-        """The lines that give the same rows with `helpers`."""
-        plan = self.plan(card)
-        target = ""
-        if plan.target_prompt.name != "paper":
-            one = plan.target_prompt
-            target = f"\n    target_prompt=TargetPrompt({one.text!r}, placeholder={one.placeholder!r}),"
-        imports = "from helpers.plans import TargetPrompt\n" if target else ""
-        layers = list(plan.layers) if isinstance(plan.layers, tuple) else plan.layers
-        return f"""from helpers.models import load_model
-{imports}from helpers.superscopes import sweep
+        """Write the lines that give the same rows with `helpers`."""
+        target = TargetPrompt.of_text(self.target_prompt).located(card)
+        names, line = ["load_model", "sweep"], ""
+        if target.name != "paper":
+            names.insert(0, "TargetPrompt")
+            line = f"\n    target_prompt=TargetPrompt({target.text!r}, placeholder={target.placeholder!r}),"
+        return f"""from helpers import {", ".join(names)}
 
 lm = load_model({self.model!r}, dtype={dtype!r})
 rows = sweep(
     lm,
     {self.prompt!r},
-    components={list(plan.components)!r},
-    layers={layers!r},
-    amplifiers={[int(a) if a.is_integer() else a for a in plan.amplifiers]!r},
-    token={list(plan.tokens)!r},
-    target_layer={plan.target_layers[0]!r},{target}
-    max_new_tokens={plan.max_new_tokens},
+    components={list(self.components)!r},
+    layers={self.layers!r},
+    amplifiers={self.amplifiers!r},
+    token={list(self.tokens)!r},
+    target_layer={read_number(self.target_layer)!r},{line}
+    max_new_tokens={self.max_new_tokens},
 )
 """
 
 
-def unmark(text: str, card) -> TargetPrompt:
-    """A target prompt of a text that marks its placeholder, one token, with braces: "…, {x}".
-
-    Raises:
-        InputError: no mark, several, or a mark on more than a token.
-    """
-    marks = re.findall(r"\{([^{}]*)\}", text)
-    if len(marks) != 1 or text.count("{") != 1 or text.count("}") != 1 or not marks[0].strip():
-        raise InputError("target_prompt", text[-40:], "mark its placeholder, one word, with braces, like {x}")
-    before, _, after = re.split(r"[{}]", text)
-    plain = f"{before}{marks[0]}{after}"
-    tokens = card.decoded_tokens(plain)
-    position = len(card.token_ids(before + marks[0].rstrip())) - 1
-    if not 0 <= position < len(tokens) or tokens[position].strip() != marks[0].strip():
-        raise InputError(
-            "target_prompt", f"{{{marks[0]}}}", f"mark one whole token; they are {' '.join(map(repr, tokens[-12:]))}"
-        )
-    return TargetPrompt(plain, position - len(tokens) if position == len(tokens) - 1 else position)
-
-
-def check_length(name: str, text: str) -> None:
-    """Raises InputError for a text that nobody typed."""
-    if len(text) > LONGEST[name]:
-        raise InputError(name, f"{text[:20]}…", f"{len(text):,} characters; at most {LONGEST[name]:,}")
-
-
 def same_tokens(prompt: str, tokens: tuple[int, ...], card, other) -> tuple[int, ...]:
-    """Positions in another model's tokens of the same pieces of a prompt.
+    """Find the same pieces of a prompt among another model's tokens.
+
+    Args:
+        tokens: positions in the tokens of `card`.
+
+    Returns:
+        Positions in the tokens of `other`.
 
     Raises:
-        InputError: the other model cuts the prompt elsewhere.
+        InputError: the other model splits the prompt elsewhere.
     """
     ends, others = _ends(prompt, card), _ends(prompt, other)
     found = []
@@ -179,13 +191,13 @@ def same_tokens(prompt: str, tokens: tuple[int, ...], card, other) -> tuple[int,
         end = ends[position]
         if end not in others:
             listing = " ".join(map(repr, other.decoded_tokens(prompt)))
-            raise InputError("tokens", list(tokens), f"{other.name} cuts the prompt elsewhere: {listing}"[:400])
+            raise InputError("tokens", list(tokens), f"{other.name} splits the prompt elsewhere: {listing}"[:400])
         found.append(len(others) - 1 - others[::-1].index(end))
     return tuple(found)
 
 
 def _ends(prompt: str, card) -> list[int]:
-    """Where each token ends, in letters of the prompt without spaces; a special token has none."""
+    """Return where each token ends, in letters of the prompt without spaces; a special token adds none."""
     special, end, ends = set(card.tokenizer.all_special_ids), 0, []
     for id, text in zip(card.token_ids(prompt), card.decoded_tokens(prompt), strict=True):
         end += 0 if id in special else len("".join(text.split()))

@@ -1,0 +1,12 @@
+"""The method: read a vector, put its multiple in place of the target prompt's placeholder, let the model write.
+
+hooks        record and patch what modules produce
+activations  run source prompts and keep what their blocks produced
+vectors      the vector that an item stands for, multiplied by its amplifier
+prompt       the target prompt, read up to its placeholder once, continued from any vectors
+attention    attention that reads the shared prefix once for all rows
+compile      compiled decoder blocks, for long runs
+batches      how many rows at a time, and what happens to a batch that fails
+sampling     how new tokens are chosen
+interpret    the method in two calls: interpret vectors, run a plan
+"""

@@ -1,0 +1,120 @@
+"""Run source prompts and keep what their blocks produced: hidden states, MLP and attention outputs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .. import InputError
+from ..models.load import LanguageModel
+from ..words.components import COMPONENTS, Site
+from .hooks import record
+
+TOKENS_PER_PASS = 512  # bounds a capture's memory: layers × width × 3 components of so many tokens
+CAPTURED = ("hidden_state", "mlp_output", "attention_output")  # pre_mlp_residual is derived from the first two
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one prompt produced inside the model. `activations[component]` is any of its tensors by name.
+
+    Attributes:
+        tokens: (tokens,) each token of the prompt, decoded alone.
+        hidden_state, mlp_output, attention_output: (layers, tokens, width), in the model's dtype.
+    """
+
+    tokens: list[str]
+    hidden_state: Tensor
+    mlp_output: Tensor
+    attention_output: Tensor
+
+    @cached_property
+    def pre_mlp_residual(self) -> Tensor:
+        """(layers, tokens, width) hidden_state − mlp_output: the residual before the MLP adds to it (paper §3.3)."""
+        return self.hidden_state - self.mlp_output
+
+    def __getitem__(self, component: str) -> Tensor:
+        if component not in COMPONENTS:
+            raise InputError("component", component, f"expected {', '.join(COMPONENTS)}")
+        return getattr(self, component)
+
+
+def capture(lm: LanguageModel, prompt: str) -> Activations:
+    """Return the activations of one prompt."""
+    return capture_batch(lm, [prompt])[0]
+
+
+def capture_batch(lm: LanguageModel, prompts: Sequence[str]) -> list[Activations]:
+    """Return the activations of many prompts, of any lengths, in their order."""
+    return [activations for part in _cut_into_passes(lm, prompts) for activations in _capture_pass(lm, part)]
+
+
+class CapturedPrompts:
+    """The activations of a plan's prompts, by prompt. Only one pass's worth is in memory at a time.
+
+    Passes are cut from all of the plan's prompts, never from a batch of rows, so that a vector's last digits don't
+    depend on how rows are batched or where a run resumed. For the same reason, only plans with the very same prompts
+    can share them. Ask in the order of the prompts, or passes are run again.
+    """
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[str]):
+        self._lm, self._prompts = lm, tuple(prompts)
+        self._passes = _cut_into_passes(lm, prompts)
+        self._pass_of = {prompt: number for number, part in enumerate(self._passes) for prompt in part}
+        self._current, self._captured = -1, {}
+
+    def is_for(self, lm: LanguageModel, prompts: Sequence[str]) -> bool:
+        """Tell whether these are the activations of exactly these prompts in this model."""
+        return self._lm is lm and self._prompts == tuple(prompts)
+
+    def __getitem__(self, prompt: str) -> Activations:
+        if self._pass_of[prompt] != self._current:
+            self._captured = {}  # freed before the next pass needs the memory
+            self._current = self._pass_of[prompt]
+            part = self._passes[self._current]
+            self._captured = dict(zip(part, _capture_pass(self._lm, part), strict=True))
+        return self._captured[prompt]
+
+
+def _cut_into_passes(lm: LanguageModel, prompts: Sequence[str]) -> list[list[str]]:
+    """Group neighbouring prompts: at most TOKENS_PER_PASS tokens with their padding, or a single longer prompt."""
+    passes, longest = [], 0
+    for prompt in prompts:
+        longest = max(longest, length := len(lm.token_ids(prompt)))
+        if passes and longest * (len(passes[-1]) + 1) <= TOKENS_PER_PASS:
+            passes[-1].append(prompt)
+        else:
+            passes.append([prompt])
+            longest = length
+    return passes
+
+
+@torch.inference_mode()
+def _capture_pass(lm: LanguageModel, prompts: list[str]) -> list[Activations]:
+    """Run a few prompts together, padded on the right, where causal attention never looks."""
+    ids = [lm.token_ids(prompt) for prompt in prompts]
+    lengths = torch.tensor([len(tokens) for tokens in ids])
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in ids], batch_first=True)
+    real = torch.arange(padded.shape[1]) < lengths[:, None]
+    with record(lm.parts.modules()) as seen:
+        lm.model(padded.to(lm.device), attention_mask=real.long().to(lm.device), use_cache=False, logits_to_keep=1)
+
+    def of_all_layers(component: str) -> Tensor:  # (layers, rows, tokens, width); also if layers are on other devices
+        layers = range(lm.num_layers)
+        if component == "hidden_state":
+            return torch.stack([seen[Site(component, layer)].to(lm.device) for layer in layers])
+        added = (
+            lm.parts.added(seen[Site(component, layer)], layer, seen[Site("hidden_state", layer)]) for layer in layers
+        )
+        return torch.stack([vectors.to(lm.device) for vectors in added])
+
+    captured = {component: of_all_layers(component) for component in CAPTURED}
+    return [
+        Activations(
+            [lm.tokenizer.decode([token]) for token in tokens],
+            **{component: vectors[:, row, : len(tokens)] for component, vectors in captured.items()},
+        )
+        for row, tokens in enumerate(ids)
+    ]

@@ -1,0 +1,73 @@
+"""Record and patch what modules produce. A hook's life is a `with` block; no other file registers hooks."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def record(
+    outputs: Mapping[Hashable, nn.Module], inputs: Mapping[Hashable, nn.Module] = {}
+) -> Iterator[dict[Hashable, Tensor]]:
+    """Keep what modules return (and what they receive first) in each forward pass inside the `with` block.
+
+    Args:
+        outputs: key -> module whose output is kept.
+        inputs: key -> module whose first input is kept.
+
+    Yields:
+        key -> (batch, tokens, width) tensor of the latest pass; a copy, since some families add to it in place.
+    """
+    seen: dict[Hashable, Tensor] = {}
+
+    def keep_output(key):
+        def hook(module, args, output):
+            seen[key] = _tensor_of(output).clone()
+
+        return hook
+
+    def keep_input(key):
+        def hook(module, args, kwargs):
+            seen[key] = (args[0] if args else kwargs["hidden_states"]).clone()
+
+        return hook
+
+    with ExitStack() as registered:  # removes each hook, also when a later registration or the body raises
+        for key, module in outputs.items():
+            registered.callback(module.register_forward_hook(keep_output(key)).remove)
+        for key, module in inputs.items():
+            registered.callback(module.register_forward_pre_hook(keep_input(key), with_kwargs=True).remove)
+        yield seen
+
+
+@contextmanager
+def patch(blocks: Sequence[nn.Module], target_layers: Tensor, vectors: Tensor, position: int) -> Iterator[None]:
+    """Replace, row by row, one block's output at one position (METHOD: h at block ℓ*, position i* becomes α·v).
+
+    Args:
+        blocks: the model's decoder blocks, in order.
+        target_layers: (rows,) int64, the block ℓ* that each row is patched at; rows may differ, in any order.
+        vectors: (rows, width), already amplified.
+        position: of the patched token within the pass that runs inside the `with` block.
+    """
+
+    def replace(rows):
+        def hook(module, args, output):
+            hidden = _tensor_of(output).clone()  # (rows, tokens, width)
+            hidden[rows.to(hidden.device), position] = vectors[rows].to(hidden)
+            return type(output)((hidden, *output[1:])) if isinstance(output, (tuple, list)) else hidden
+
+        return hook
+
+    with ExitStack() as registered:
+        for layer in target_layers.unique().tolist():
+            rows = torch.nonzero(target_layers == layer).squeeze(1)
+            registered.callback(blocks[layer].register_forward_hook(replace(rows)).remove)
+        yield
+
+
+def _tensor_of(output: Tensor | tuple) -> Tensor:
+    """Return the hidden state; some families' modules return a tuple that begins with it."""
+    return output[0] if isinstance(output, (tuple, list)) else output

@@ -1,0 +1,256 @@
+"""The method in two calls: interpret vectors, or run a plan batch by batch."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import InputError
+from ..models.load import LanguageModel
+from ..words.components import Site
+from ..words.decoding import Sampling
+from ..words.plans import Plan
+from ..words.rows import STATUSES, Item, Reading
+from ..words.target import TargetPrompt
+from .activations import CapturedPrompts
+from .batches import Failures, check_batch_size, find_batch_size, is_out_of_memory, one_line, run_with_bisection, timed
+from .compile import FROM_ROWS
+from .prompt import PatchedPrompt
+from .vectors import amplified_vectors, as_seed
+
+
+class Batch(NamedTuple):
+    """A batch of a plan that was read.
+
+    Attributes:
+        items, readings: (rows,) each, in the plan's order.
+        made: how: parts (1, or more if it failed as a whole), batch_size, shares_prefix, fused, device.
+    """
+
+    items: list[Item]
+    readings: list[Reading]
+    made: dict
+
+
+def interpret(
+    lm: LanguageModel,
+    vectors: Tensor,
+    target_layers: int | Sequence[int],
+    target_prompt: TargetPrompt | None = None,
+    max_new_tokens: int = 10,
+    batch_size: int | None = None,
+    decoding: Sampling | None = None,
+    seeds: Sequence[int] | None = None,
+    fused: bool | None = None,
+) -> list[str]:
+    """Return what the model writes when each vector replaces the target prompt's placeholder (paper §3).
+
+    Args:
+        vectors: (n, width), already amplified.
+        target_layers: the block ℓ* whose output is overwritten: a single one, or (n,).
+        target_prompt: T; the paper's if left out.
+        batch_size: rows at a time; found by memory and a short measurement if left out. Never changes a text in
+            float32.
+        decoding: None is greedy.
+        seeds: (n,) for sampling; 0 … n−1 if left out.
+        fused: compile the model's blocks first; if left out, when n is large enough to pay for it (compile.FROM_ROWS).
+
+    Returns:
+        (n,) continuations without special tokens, cut at end-of-sequence; "" where logits were not finite, or where a
+        row failed or ran out of memory even alone.
+
+    Raises:
+        InputError: shapes or layers that this model doesn't have.
+        SameFailures: many rows in a row failed in the same way.
+    """
+    if vectors.dim() != 2 or vectors.shape[1] != lm.width:
+        raise InputError("vectors", tuple(vectors.shape), f"expected shape (n, {lm.width})")
+    layers = torch.as_tensor(target_layers)
+    layers = layers.expand(len(vectors)) if layers.dim() == 0 else layers
+    if layers.shape != (len(vectors),) or not ((0 <= layers) & (layers < lm.num_layers)).all():
+        allowed = f"expected a layer of 0–{lm.num_layers - 1}, or one for each vector"
+        raise InputError("target_layers", target_layers, allowed)
+    targets = [Site("hidden_state", layer) for layer in layers.tolist()]
+    seeds = range(len(vectors)) if seeds is None else seeds
+    check_batch_size(batch_size)
+    prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max_new_tokens)
+    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding)
+    texts = []
+    for start in range(0, len(vectors), writer.size):
+        batch = slice(start, start + writer.size)
+
+        def given(part: slice, batch=batch) -> tuple[Tensor, Sequence[Site], Sequence[int]]:
+            return vectors[batch][part], targets[batch][part], seeds[batch][part]
+
+        readings, _ = writer.write(len(targets[batch]), given)
+        texts += [reading.result for reading in readings]
+    return texts
+
+
+def run(
+    lm: LanguageModel,
+    plan: Plan,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    fused: bool | None = None,
+    done: Collection[str] = (),
+    prompt: PatchedPrompt | None = None,
+    sources: CapturedPrompts | None = None,
+    items: list[Item] | None = None,
+) -> Iterator[Batch]:
+    """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
+
+    Batches are cut from the plan, so that any of them can be computed alone, with the same result. Memory is bounded by
+    `batch_size`, not by the length of the plan.
+
+    Args:
+        batch_size: rows at a time; found once, at the call, if left out. A batch that fails is done in halves, so that
+            only bad rows fail; the next batch is whole again.
+        progress: called after each batch with (rows done, rows in all).
+        fused: compile the model's blocks first; if left out, when the plan is long enough to pay for it
+            (compile.FROM_ROWS).
+        done: ids of rows that were read before; a batch of nothing else is passed over.
+        prompt: the plan's target prompt, if it was read before; one that was made for something else isn't used.
+        sources: the plan's captured prompts, likewise.
+        items: the plan's items on this model, with ids, if they were expanded before.
+
+    Raises:
+        InputError: at the call, before anything is computed, if the plan doesn't fit the model.
+        SameFailures: many rows in a row failed in the same way.
+    """
+    reader = Reader(lm, plan, batch_size, fused, prompt, sources, items)
+
+    def batches():
+        for start in reader.starts:
+            batch = reader.items_of(start)
+            if not all(item.id in done for item in batch):
+                yield reader.read(start)
+            if progress:
+                progress(start + len(batch), len(reader.items))
+
+    return batches()
+
+
+class Reader:
+    """A plan on a model, ready to be read: any of its batches, in any order. Its arguments are those of `run`.
+
+    Attributes:
+        items: the plan's, with ids.
+        size: rows of a batch.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        plan: Plan,
+        batch_size: int | None = None,
+        fused: bool | None = None,
+        prompt: PatchedPrompt | None = None,
+        sources: CapturedPrompts | None = None,
+        items: list[Item] | None = None,
+    ):
+        check_batch_size(batch_size)
+        self.items = plan.items(lm, lm.identity) if items is None else items
+        if not (prompt and prompt.is_for(lm, plan.target_prompt, plan.max_new_tokens)):
+            prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
+        if not (sources and sources.is_for(lm, plan.prompts)):
+            sources = CapturedPrompts(lm, plan.prompts)
+        self._prompt, self._sources = prompt, sources
+        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding)
+        self.size = self._writer.size
+
+    @property
+    def starts(self) -> range:
+        """Where each batch begins."""
+        return range(0, len(self.items), self.size)
+
+    def items_of(self, start: int) -> list[Item]:
+        """Return the items of the batch that begins at an index."""
+        return self.items[start : start + self.size]
+
+    def read(self, start: int) -> Batch:
+        """Read the batch that begins at an index."""
+        items, prompt = self.items_of(start), self._prompt
+
+        def given(part: slice) -> tuple[Tensor, Sequence[Site], Sequence[int]]:
+            some = items[part]
+            vectors = amplified_vectors(some, self._sources, prompt.placeholder_states)
+            return vectors, [item.target for item in some], [as_seed(f"{item.seed} {item.id}") for item in some]
+
+        readings, parts = self._writer.write(len(items), given)
+        made = {
+            "parts": parts, "batch_size": self.size, "shares_prefix": prompt.shares_prefix,
+            "fused": self._writer.fused, "device": prompt.lm.device.type,
+        }  # fmt: skip
+        return Batch(items, readings, made)
+
+
+class _Writer:
+    """Lets the model write from batches of vectors, of a size that is set once.
+
+    Attributes:
+        size: rows of a batch.
+        fused: whether whole batches run compiled.
+    """
+
+    def __init__(
+        self, prompt: PatchedPrompt, rows: int, batch_size: int | None, fused: bool | None, decoding: Sampling | None
+    ):
+        self._prompt, self._decoding, self._failures = prompt, decoding, Failures()
+        self.size = batch_size or find_size(prompt, rows)
+        pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # the only device on which it was measured
+        self.fused = (pays if fused is None else fused) and prompt.fuse(self.size)
+        if fused and not self.fused:
+            why = prompt.why_not or "no shared prefix"
+            raise InputError("fused", fused, f"this model can't be compiled here ({why})")
+
+    def write(
+        self, rows: int, given: Callable[[slice], tuple[Tensor, Sequence[Site], Sequence[int]]]
+    ) -> tuple[list[Reading], int]:
+        """Write from one batch.
+
+        Args:
+            given: part of the batch -> its amplified vectors (n, width), targets (n,) and seeds (n,).
+
+        Returns:
+            (rows,) readings, and in how many parts they could be made.
+        """
+        prompt, readings, parts = self._prompt, [], 0
+
+        def work(part: slice) -> list[Reading]:
+            vectors, targets, seeds = given(part)
+            fused = self.fused and len(vectors) == self.size
+            tokens, finite = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused)
+            options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+            texts = prompt.lm.tokenizer.batch_decode(tokens, **options)
+            replaced = torch.stack([prompt.placeholder_states[target].norm() for target in targets])
+            rho = (vectors.float().norm(dim=-1).cpu() / replaced).tolist()
+            return [_reading(*read) for read in zip(texts, finite, rho, strict=True)]
+
+        for _, result, error in run_with_bisection(work, rows, prompt.lm.device, self._failures):
+            parts += 1
+            readings += [_failure(error)] if error else result
+        return readings, parts
+
+
+def _reading(text: str, finite: bool, rho: float) -> Reading:
+    status = "ok" if finite else "nonfinite"
+    return Reading(text if finite else "", float(f"{rho:.4g}"), status, STATUSES[status])
+
+
+def _failure(error: Exception) -> Reading:
+    status = "oom" if is_out_of_memory(error) else "error"
+    return Reading("", math.nan, status, STATUSES[status] or one_line(error))
+
+
+def find_size(prompt: PatchedPrompt, rows: int) -> int:
+    """Find a batch size for this many rows, by memory and by the time of a single pass over zero vectors."""
+    lm = prompt.lm
+
+    def one_pass(size: int) -> float:
+        vectors, targets = torch.zeros(size, lm.width), [Site("hidden_state", 0)] * size
+        return timed(lambda: prompt.continue_from(vectors, targets, max_new_tokens=1, fused=False), lm.device)
+
+    return find_batch_size(rows, prompt.row_bytes, lm.device, one_pass)

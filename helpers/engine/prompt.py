@@ -1,0 +1,236 @@
+"""The target prompt: read up to its placeholder once, then continued from any vectors that replace it."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from .. import InputError
+from ..models.load import LanguageModel
+from ..words.components import Site
+from ..words.decoding import Sampling
+from ..words.plans import locate
+from ..words.target import TargetPrompt
+from .attention import SharedPrefixCache, can_share, shared_prefix_attention
+from .batches import is_out_of_memory, one_line
+from .compile import compile_blocks, compiled
+from .hooks import patch, record
+from .sampling import draw, greedy
+
+SAME_LOGITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative difference that rounding explains
+
+
+class PatchedPrompt:
+    """A target prompt read up to its placeholder, to be continued from any vectors.
+
+    Two interpretations with the same target prompt differ only from the placeholder on: in a causal model nothing
+    before it can see the patch. So the prefix runs once, and its keys and values serve all rows. A row costs the
+    placeholder, what follows it in the prompt (nothing, in the paper's), and its new tokens.
+
+    Where the model allows it (`shares_prefix`), attention reads the prefix once for all rows; otherwise the model's
+    attention reads a copy for each row. For a long run the blocks can be compiled (`fuse`). The results are the same
+    to the rounding: each way is tried on this prompt, beside the model's usual way, before it is used.
+
+    Attributes:
+        target_prompt: T, its placeholder located in this model's tokens.
+        max_new_tokens: how many tokens a row may write.
+        placeholder_states: target site -> (width,) float32 on the CPU, the placeholder's own hidden state h_{i*}^{ℓ*}.
+        shares_prefix: whether attention reads the prefix once for all rows.
+        fused_rows: sizes of the batches that can run compiled.
+        why_not: why the model does without one or both of these, if something went wrong when it was tried.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, lm: LanguageModel, target_prompt: TargetPrompt, max_new_tokens: int):
+        self.lm, self.max_new_tokens = lm, max_new_tokens
+        self.target_prompt = target_prompt = target_prompt.located(lm)
+        ids = torch.tensor([lm.token_ids(target_prompt.text)], device=lm.device)
+        position = locate("placeholder", target_prompt.placeholder, target_prompt.text, lm)
+        self.tail = ids[:, position:]  # the placeholder and what follows it
+        self.room = self.tail.shape[1] + max_new_tokens - 1  # tokens that a row adds to the cache
+        self.prefix = DynamicCache(config=lm.model.config)
+        if position:
+            lm.model(ids[:, :position], past_key_values=self.prefix, logits_to_keep=1)
+        self.shares_prefix, self.fused_rows, self.why_not = False, set(), ""
+        self._shared: SharedPrefixCache | None = None  # kept from batch to batch
+        self._targets = targets_of(lm)
+        with record(self._targets) as outputs:
+            logits = self._trial(rows=2, passes=1)
+            self.placeholder_states = {site: output[0, 0].float().cpu() for site, output in outputs.items()}
+        if lm.model._is_stateful or lm.source.options.trust_remote_code:  # may not go on from where it was left
+            whole = lm.model(ids, logits_to_keep=1).logits[:, -1].float()
+            if _difference(whole, logits[:1]) > SAME_LOGITS[lm.dtype]:
+                why = f"{lm.model.config.model_type} can't be read up to the placeholder and go on from there"
+                raise InputError("model", lm.name, why)
+        if can_share(lm.model, self.prefix, self.room):
+            usual = self._trial(rows=2, passes=2)
+            self.shares_prefix = True
+            if not self._agrees(usual, rows=2, passes=2):
+                self.shares_prefix, self._shared = False, None
+
+    def is_for(self, lm: LanguageModel, target_prompt: TargetPrompt, max_new_tokens: int) -> bool:
+        """Tell whether it was made from exactly these, so that it can be used again."""
+        if self.lm is not lm or self.max_new_tokens != max_new_tokens:
+            return False
+        return self.target_prompt == target_prompt.located(lm)
+
+    @torch.inference_mode()
+    def fuse(self, rows: int) -> bool:
+        """Compile the blocks for batches of exactly this many rows; return whether that works for this model here."""
+        if rows in self.fused_rows:
+            return True
+        if not self.shares_prefix:
+            return False
+        usual = self._trial(rows, passes=3)
+        try:
+            self._forwards = compile_blocks(self.lm.blocks)
+        except RuntimeError as error:  # also raised for a Python that torch.compile doesn't know yet
+            self.why_not = str(error)
+            return False
+        if self._agrees(usual, rows, passes=3, fused=True):
+            self.fused_rows.add(rows)
+        return rows in self.fused_rows
+
+    @torch.inference_mode()
+    def continue_from(
+        self,
+        vectors: Tensor,
+        targets: Sequence[Site],
+        decoding: Sampling | None = None,
+        seeds: Sequence[int] | None = None,
+        max_new_tokens: int | None = None,
+        fused: bool | None = None,
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Write new tokens for one batch.
+
+        Args:
+            vectors: (rows, width) float32, already amplified.
+            targets: (rows,) where each row is patched.
+            decoding: None is greedy.
+            seeds: (rows,) of one generator per row, so that a row's draws don't depend on its batch.
+            max_new_tokens: fewer than the prompt was made for, if given.
+            fused: run the compiled blocks; if left out, whenever they were compiled for so many rows.
+
+        Returns:
+            (rows,) lists of token ids, cut at end-of-sequence; (rows,) whether the largest logits were finite.
+        """
+        rows = len(vectors)
+        fused = rows in self.fused_rows if fused is None else fused
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds] if decoding else None
+        stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), dtype=torch.long, device=self.lm.device)
+
+        with self._prepared(rows, fused) as cache:
+            with self._patched(targets, vectors):  # the only pass that is patched
+                logits = self._next_logits(self.tail.expand(rows, -1), cache)
+            new_tokens, ended, finite = [], False, True
+            for step in range(max_new_tokens or self.max_new_tokens):
+                if step:
+                    logits = self._next_logits(new_tokens[-1][:, None], cache)
+                largest, chosen = greedy(logits)
+                usable = largest.isfinite()  # the largest of logits with a NaN is the NaN
+                if decoding:
+                    chosen = torch.where(usable, draw(decoding, logits.float(), generators), chosen)
+                finite = finite & (usable | ended)
+                new_tokens.append(chosen)
+                ended = ended | torch.isin(chosen, stop_tokens)
+                if ended.all():
+                    break
+        texts = torch.stack(new_tokens, 1).tolist()
+        return [until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
+
+    @contextmanager
+    def _patched(self, targets: Sequence[Site], vectors: Tensor) -> Iterator[None]:
+        """Patch each row's vector in at its site, at the placeholder, which is the first token after the prefix."""
+        sites = list(dict.fromkeys(targets))
+        numbers = {site: number for number, site in enumerate(sites)}
+        modules = [self._targets[site] for site in sites]
+        with patch(modules, torch.tensor([numbers[site] for site in targets]), vectors, position=0):
+            yield
+
+    @contextmanager
+    def _prepared(self, rows: int, fused: bool) -> Iterator[DynamicCache | SharedPrefixCache]:
+        """Set the model up for a batch: its usual way, sharing the prefix, or compiled as well; yield the cache."""
+        with ExitStack() as way:
+            if self.shares_prefix:
+                way.enter_context(shared_prefix_attention(self.lm.model))
+            if fused:
+                way.enter_context(compiled(self.lm.blocks, self._forwards))
+            yield self._after_prefix(rows, self.lm.model.dtype if fused else torch.float32)
+
+    def _after_prefix(self, rows: int, dtype: torch.dtype) -> DynamicCache | SharedPrefixCache:
+        """Return a cache in which this many rows have read the prefix."""
+        if self.shares_prefix:
+            if self._shared is None or self._shared.made_for != (rows, dtype):
+                self._shared = None  # freed before a new one is allocated
+                self._shared = SharedPrefixCache(self.prefix, rows, self.room, dtype)
+            self._shared.forget_rows()
+            return self._shared
+        cache = copy.deepcopy(self.prefix)
+        cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=self.lm.device))  # its only row, repeated
+        return cache
+
+    def _next_logits(self, ids: Tensor, cache: DynamicCache | SharedPrefixCache) -> Tensor:
+        """Return (rows, vocabulary) logits after `ids` (rows, tokens), which are added to the cache."""
+        if not self.shares_prefix:
+            return self.lm.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+        logits = self.lm.model(ids, past_key_values=cache, logits_to_keep=1, shared_prefix=cache).logits[:, -1]
+        cache.suffix_tokens += ids.shape[1]
+        return logits
+
+    def _trial(self, rows: int, passes: int, fused: bool = False) -> Tensor:
+        """Return (rows, vocabulary) logits after the unpatched prompt and a few tokens, others in every second row."""
+        ids = self.tail.expand(rows, -1)
+        more = self.tail[:, -1:] + torch.arange(rows, device=ids.device)[:, None] % 2
+        with self._prepared(rows, fused) as cache:
+            for _ in range(min(passes, self.max_new_tokens)):
+                logits, ids = self._next_logits(ids, cache), more
+        return logits.float()
+
+    def _agrees(self, usual: Tensor, rows: int, passes: int, fused: bool = False) -> bool:
+        """Try the new way; tell whether it gives the usual logits in every row, apart from a common offset."""
+        try:
+            logits = self._trial(rows, passes, fused)
+        except Exception as error:  # any kind: a family or a machine that this way is not for
+            if is_out_of_memory(error):
+                raise
+            self.why_not = one_line(error)
+            return False
+        difference = _difference(usual, logits)
+        agrees = difference <= SAME_LOGITS[self.lm.dtype]
+        self.why_not = "" if agrees else f"logits differ by {difference:.1e}"
+        return agrees
+
+    @property
+    def placeholder_norms(self) -> Tensor:
+        """Return the norm of the placeholder's own hidden state after each block: (layers,) float32."""
+        states = [self.placeholder_states[Site("hidden_state", layer)] for layer in range(self.lm.num_layers)]
+        return torch.stack([state.norm() for state in states])
+
+    @property
+    def row_bytes(self) -> int:
+        """Return the bytes that a row needs: its keys, values and float32 logits, and as much again on the way."""
+        layers = [layer for layer in self.prefix.layers if getattr(layer, "keys", None) is not None]
+        per_token = sum(layer.keys[0, :, 0].numel() + layer.values[0, :, 0].numel() for layer in layers)
+        per_token = per_token or 2 * self.lm.num_layers * self.lm.width
+        tokens = self.room + (0 if self.shares_prefix else self.prefix.get_seq_length())
+        return 2 * 4 * (per_token * tokens + 2 * self.lm.config.get_text_config().vocab_size)
+
+
+def targets_of(lm: LanguageModel) -> dict[Site, nn.Module]:
+    """Return where vectors can be patched in: site -> the module whose output is replaced."""
+    return {Site("hidden_state", layer): block for layer, block in enumerate(lm.blocks)}
+
+
+def _difference(usual: Tensor, logits: Tensor) -> float:
+    """Return the largest relative difference of (rows, vocabulary) logits in any row, apart from a common offset."""
+    usual, logits = (values - values.mean(-1, keepdim=True) for values in (usual, logits))
+    return ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()
+
+
+def until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:
+    """Return the tokens before the first that ends a text."""
+    end = next((i for i, token in enumerate(tokens) if token in stop_tokens), len(tokens))
+    return tokens[:end]

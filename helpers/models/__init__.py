@@ -1,0 +1,10 @@
+"""Load a language model from any source, and prove which of its modules are what.
+
+catalogue  small models that install from packages
+sources    where a model's files are, and what identifies them
+gguf       a GGUF file, dequantised once and kept
+families   which modules of a block add to the residual stream, proved at load
+load       the card of a model, and the model in memory
+
+The first three import no torch: a model can be listed, found and fetched without waiting for it.
+"""

@@ -1,0 +1,123 @@
+"""What is read: each component's name, what it is called in sentences, and the paper's settings for it."""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .. import InputError
+
+# The paper's amplifiers for MLP outputs (§4.1) and for hidden states (§4.2); and a gentle grid with as many amplified
+# tries as the first, for vectors as long as a hidden state.
+MLP_GRID = (1, 3, 6, 9, 12, 15)
+FINE_GRID = (1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6)
+GENTLE_GRID = (1, 1.5, 2, 3, 4, 6)
+
+
+class Kind(NamedTuple):
+    """One kind of vector that a block produces.
+
+    Attributes:
+        singular, plural: in sentences.
+        symbol: as the page heads a column.
+        meaning: in a few words.
+        grid: the amplifiers on which methods are compared: one plain, five amplified.
+        target_layer: where the paper's evaluation patches it; None if it has none.
+    """
+
+    singular: str
+    plural: str
+    symbol: str
+    meaning: str
+    grid: tuple[float, ...]
+    target_layer: str | int | None = None
+
+
+COMPONENTS = {  # what a block is recorded by
+    "mlp_output": Kind("MLP output", "MLP outputs", "MLP output", "what the MLP adds", MLP_GRID, "same"),
+    "hidden_state": Kind(
+        "hidden state", "hidden states", "hidden state", "the residual stream after the block", GENTLE_GRID, 0
+    ),
+    "pre_mlp_residual": Kind(
+        "residual before the MLP", "residuals before the MLP", "h_PreMLP",
+        "the residual stream before the MLP adds to it", GENTLE_GRID,
+    ),
+    "attention_output": Kind(
+        "attention output", "attention outputs", "attention output", "what attention adds", MLP_GRID
+    ),
+}  # fmt: skip
+GRIDS = {name: kind.grid for name, kind in COMPONENTS.items()}
+EVALUATED = {name: kind.target_layer for name, kind in COMPONENTS.items() if kind.target_layer is not None}
+READ_ONCE = ("zero", "none")  # no amplifier changes them
+ALLOWED = f"expected {', '.join(COMPONENTS)}, guidance, mlp_sum[a-b], random[one of the first four], zero or none"
+
+
+class Site(NamedTuple):
+    """A place in the model, where a vector is read or where one is patched in.
+
+    Attributes:
+        component: one of COMPONENTS.
+        layer: the block, from 0.
+    """
+
+    component: str
+    layer: int
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component by its parts; `parse_component` makes it from a name.
+
+    Attributes:
+        kind: one of COMPONENTS;
+            "guidance", h_PreMLP + w·mlp with the amplifier as w: 0 is h_PreMLP, 1 the hidden state (paper §3.5);
+            "mlp_sum", the sum of mlp_output over blocks a … b (§6);
+            and controls: "random", a normal vector of the same norm as the vector that it stands for; "zero";
+            "none", the placeholder's own hidden state, so that nothing is patched.
+        of: whose norm a "random" vector has.
+        blocks: the blocks (a, b) of "mlp_sum".
+    """
+
+    kind: str
+    of: str = ""
+    blocks: tuple[int, int] | None = None
+
+    @property
+    def is_amplified(self) -> bool:
+        """Tell whether α multiplies the vector; zeros and nothing are read once, and guidance has w instead."""
+        return self.kind != "guidance" and not self.is_read_once
+
+    @property
+    def is_read_once(self) -> bool:
+        return self.kind in READ_ONCE
+
+
+def parse_component(name: str) -> Component:
+    """Parse a component's name.
+
+    Raises:
+        InputError: no such component.
+    """
+    if isinstance(name, str):
+        if name in COMPONENTS or name in ("guidance", *READ_ONCE):
+            return Component(name)
+        if (found := re.fullmatch(r"random\[(\w+)\]", name)) and found[1] in COMPONENTS:
+            return Component("random", of=found[1])
+        if (found := re.fullmatch(r"mlp_sum\[(\d+)-(\d+)\]", name)) and int(found[1]) <= int(found[2]):
+            return Component("mlp_sum", blocks=(int(found[1]), int(found[2])))
+    raise InputError("components", name, ALLOWED)
+
+
+def plural(name: str) -> str:
+    """Name a component in a sentence, as in "MLP outputs"; a control goes by its own name."""
+    return COMPONENTS[name].plural if name in COMPONENTS else name
+
+
+def title(name: str) -> str:
+    """Name a component as a title or a sentence begins with it."""
+    words = plural(name)
+    return words[0].upper() + words[1:]
+
+
+def into(target: object) -> str:
+    """Say where vectors are patched, as in "into the same layer"."""
+    return "into the same layer" if target == "same" else f"into layer {target}"

@@ -1,0 +1,38 @@
+"""How new tokens are chosen: greedily, or sampled with a temperature, a top_p and a seed."""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+from .. import InputError
+
+SAMPLING_VERSION = 2  # part of a sampled row's id; raised only when a sampled text could change
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw each new token from softmax(logits / temperature), cut to the likeliest tokens that sum to top_p.
+
+    The defaults are those of the paper's published runs (Llama-2-chat's generation config), which had no seed. Each
+    row has its own generator, so that batching never changes a row (`engine.sampling`).
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.9
+
+    def __post_init__(self):
+        if not (isinstance(self.temperature, Real) and 0 < self.temperature < math.inf):
+            raise InputError("temperature", self.temperature, "expected a number above 0 (0 is greedy in notebooks)")
+        if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+            raise InputError("top_p", self.top_p, "expected a number above 0, up to 1")
+
+    def __str__(self) -> str:
+        return f"temperature {self.temperature:g}, top_p {self.top_p:g}"
+
+
+PAPERS_SAMPLING = Sampling(temperature=0.6, top_p=0.9)
+
+
+def decoding(temperature: float, top_p: float) -> Sampling | None:
+    """Return the decoding that two plain numbers mean, as settings give them: temperature 0 is greedy."""
+    return None if temperature == 0 else Sampling(temperature, top_p)

@@ -1,0 +1,78 @@
+"""Where files go, what a model's folder is called, and how a file is written: whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .. import ROOT, InputError
+
+
+def slug(model: str, revision: str = "", adapter: str = "", quantization: str = "", **others) -> str:
+    """Return what a model's folder of results is called: an alias, a folder's or file's name, owner--name.
+
+    What makes another model of it (`settings.SourceOptions`) follows: llama@v2+lora-4bit.
+    """
+    path = Path(model.rpartition(":")[2] if model.endswith(".gguf") else model).expanduser()
+    if path.suffix == ".gguf":
+        name = path.stem
+    else:
+        name = path.resolve().name if path.is_dir() else model.replace("/", "--")
+    parts = [
+        name,
+        revision and f"@{revision.replace('/', '--')}",
+        adapter and f"+{Path(adapter).expanduser().resolve().name}",
+    ]
+    return "".join([*parts, quantization and f"-{quantization}"]).lower()
+
+
+def results_folder(model: str, out_dir: str | Path = "", **source_options) -> Path:
+    """Return where a model's results go: `out_dir` (relative to the repository), or data/<model>/."""
+    return ROOT / (Path(out_dir).expanduser() if out_dir else Path("data") / slug(model, **source_options))
+
+
+def in_repository(path: str | Path) -> Path:
+    """Return a path as settings give it: relative to the repository, with ~ for the user's home."""
+    return ROOT / Path(path).expanduser()
+
+
+def shown(path: Path) -> str:
+    """Return a path as a user of this folder writes it."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def json_of(path: Path) -> Path:
+    """Return the JSON beside a CSV, which says what made it."""
+    return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".json")
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and check that it takes files.
+
+    Raises:
+        InputError: it doesn't, or it is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError("out_dir", str(folder), f"can't be written ({error.strerror})") from error
+
+
+@contextmanager
+def write_atomically(path: Path, mode: str = "w") -> Iterator:
+    """Open a file that appears under its name when it is whole, or not at all."""
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,232 @@
+"""What to interpret: prompts × tokens × components × layers × amplifiers, checked, in order, with ids."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .. import InputError
+from .components import EVALUATED, parse_component
+from .decoding import SAMPLING_VERSION, Sampling
+from .grammar import (
+    check_amplifiers,
+    check_components,
+    check_layer,
+    check_layers,
+    check_target_layers,
+    check_text,
+    check_tokens,
+    check_whole,
+    once,
+    parse_layers,
+)
+from .rows import Identity, Item
+from .target import PAPER_TARGET_PROMPT, TargetPrompt
+
+METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to interpret, independent of a model; `make_plan` makes and checks it."""
+
+    prompts: tuple[str, ...]
+    components: tuple[str, ...]
+    layers: str | tuple[int, ...]
+    amplifiers: tuple[float, ...]
+    tokens: tuple[int | str, ...]
+    target_layers: tuple[int | str, ...]
+    target_prompt: TargetPrompt
+    max_new_tokens: int
+    decoding: Sampling | None
+    seed: int
+
+    def items(self, card, identity: Identity | None = None) -> list[Item]:
+        """Expand the plan on one model: an item per interpretation, in order.
+
+        Order: prompt, position, component, target layer, layer, amplifier. Items that come out the same (two
+        tokens that are one position, target layers 0 and "same" at layer 0) are kept once. A sum of MLP outputs
+        stands at its last block, whatever the layers; zeros and nothing at all are read once, at amplifier 1.
+
+        Args:
+            card: the model (`ModelCard` or `LanguageModel`); its weights are not needed.
+            identity: of the model; without it, ids are empty.
+
+        Raises:
+            InputError: a layer, token or length that this model doesn't have.
+        """
+        layers = parse_layers(self.layers, card.num_layers)
+        parsed = {name: parse_component(name) for name in self.components}
+        for name, component in parsed.items():
+            if component.blocks and component.blocks[1] >= card.num_layers:
+                raise InputError("components", name, f"this model has layers 0–{card.num_layers - 1}")
+        targets = [
+            target if target == "same" else check_layer("target_layer", target, card.num_layers)
+            for target in self.target_layers
+        ]
+        target_prompt = self.target_prompt.located(card)
+        self._check_lengths(card, target_prompt)
+
+        items: dict[Item, None] = {}
+        for prompt in self.prompts:
+            decoded = card.decoded_tokens(prompt)
+            for token in self.tokens:
+                position = locate("token", token, prompt, card)
+                for name, component in parsed.items():
+                    source_layers = component.blocks[1:] if component.blocks else layers
+                    amplifiers = (1.0,) if component.is_read_once else self.amplifiers
+                    seed = self.seed if self.decoding or component.kind == "random" else None
+                    for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
+                        at = layer if target == "same" else target
+                        item = Item(
+                            prompt, decoded[position], layer, amplifier, name, position, at, target_prompt.name, seed
+                        )
+                        items[item] = None
+        return self.with_ids(list(items), card, identity) if identity else list(items)
+
+    def describe(self) -> dict:
+        """Return the settings as the JSON beside a CSV tells them."""
+        target = {name: getattr(self.target_prompt, name) for name in ("text", "placeholder", "stop", "name")}
+        return {
+            "prompts": len(self.prompts),
+            "components": self.components,
+            "layers": self.layers,
+            "amplifiers": self.amplifiers,
+            "token": self.tokens,
+            "target_layer": self.target_layers,
+            "target_prompt": target,
+            "max_new_tokens": self.max_new_tokens,
+            "decoding": vars(self.decoding) if self.decoding else "greedy",
+            "seed": self.seed if self.decoding or any("random" in name for name in self.components) else None,
+        }
+
+    def _check_lengths(self, card, target_prompt: TargetPrompt) -> None:
+        locate("placeholder", target_prompt.placeholder, target_prompt.text, card)
+        room = card.context_length - len(card.token_ids(target_prompt.text))
+        if self.max_new_tokens > room:
+            raise InputError("max_new_tokens", self.max_new_tokens, f"{card.name} has room for {room} after the prompt")
+        for prompt in self.prompts:
+            if (length := len(card.token_ids(prompt))) > card.context_length:
+                raise InputError("prompts", prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+
+    def with_ids(self, items: list[Item], card, identity: Identity) -> list[Item]:
+        """Give each of the plan's items a hash of everything that can change its text (CSV column `id`)."""
+        target_prompt = self.target_prompt.located(card)
+        shared = [
+            METHOD_VERSION,
+            [target_prompt.text, target_prompt.placeholder],
+            self.max_new_tokens,
+            [self.decoding.temperature, self.decoding.top_p, self.seed, SAMPLING_VERSION] if self.decoding else None,
+            [identity.fingerprint, identity.dtype, identity.attention],
+        ]
+        # A list as JSON, written once for what all items share: a plan may have a million of them.
+        ends = {drawn: json.dumps([*shared, *drawn])[1:].encode() for drawn in ((), ("random", self.seed))}
+
+        def hashed(item: Item) -> str:
+            own = [item.source_prompt, item.position, item.component, item.layer, item.amplifier, item.target_layer]
+            end = ends["random", self.seed] if item.component.startswith("random") else ends[()]
+            return hashlib.sha256(json.dumps(own)[:-1].encode() + b", " + end).hexdigest()[:20]
+
+        return [item._replace(id=hashed(item)) for item in items]
+
+
+def make_plan(
+    prompts: str | Sequence[str],
+    components: str | Sequence[str] = ("mlp_output",),
+    layers: str | int | Sequence[int] = "1-7",
+    amplifiers: str | float | Sequence[float] = (1, 3, 6, 9, 12, 15),
+    token: int | str | Sequence[int | str] = -1,
+    target_layer: int | str | Sequence[int | str] = "same",
+    target_prompt: TargetPrompt | str | None = None,
+    max_new_tokens: int = 10,
+    decoding: Sampling | None = None,
+    seed: int = 0,
+) -> Plan:
+    """Check the settings of a sweep; nothing is loaded or computed. Defaults: the paper's MLP evaluation (§4.1).
+
+    Args:
+        prompts: source prompts S.
+        components: of "mlp_output", "hidden_state", "pre_mlp_residual", "attention_output"; "guidance",
+            "mlp_sum[a-b]"; and controls "random[mlp_output]" (or of another; "random" is of the plan's own
+            component), "zero", "none". See `components.Component`.
+        layers: source layers ℓ, from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5" (relative depth; "1-7,depth:0.5" is
+            both), a number, a list.
+        amplifiers: α; 1 is plain Patchscopes. Of guidance, w. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
+            15 in steps of 0.5).
+        token: the inspected token: index (negative from the end) or the text of a token that occurs once.
+        target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
+        target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
+            left out.
+        max_new_tokens: how long a reading is, in tokens.
+        decoding: None is greedy.
+        seed: of the sampling, and of random vectors.
+
+    Raises:
+        InputError: names the parameter, what was given and what is allowed.
+    """
+    prompts = once("prompts", prompts)
+    for number, prompt in enumerate(prompts):
+        check_text(f"prompts[{number}]", prompt)
+    if not isinstance(target_prompt, TargetPrompt):
+        target_prompt = TargetPrompt.of_text("" if target_prompt is None else check_text("target_prompt", target_prompt))
+    if not (decoding is None or isinstance(decoding, Sampling)):
+        raise InputError("decoding", decoding, "expected None (greedy) or Sampling(temperature, top_p)")
+    return Plan(
+        prompts,
+        check_components("components", components),
+        check_layers("layers", layers),
+        check_amplifiers("amplifiers", amplifiers),
+        check_tokens("token", token),
+        check_target_layers("target_layer", target_layer),
+        target_prompt,
+        check_whole("max_new_tokens", max_new_tokens, 1),
+        decoding,
+        check_whole("seed", seed, 0, 2**32 - 1),
+    )
+
+
+def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
+    """Check that an evaluation can stand beside the controls, which read the last token, greedily, as the paper does.
+
+    Args:
+        plan: of the evaluation, as `Plan.describe` tells it.
+        max_new_tokens: of the controls.
+
+    Raises:
+        InputError: names the setting.
+    """
+    [component] = plan["components"]
+    wanted = {
+        "token": [-1],
+        "target_layer": [EVALUATED[component]] if component in EVALUATED else None,
+        "decoding": "greedy",
+        "max_new_tokens": max_new_tokens,
+        "target_prompt": PAPER_TARGET_PROMPT,
+    }
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
+    given["target_prompt"] = given["target_prompt"]["text"]
+    for name, value in wanted.items():
+        if given[name] != value:
+            raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
+
+
+def locate(parameter: str, token: int | str, text: str, card) -> int:
+    """Return the absolute position of a token in a text, from 0, counting every token that the model sees.
+
+    Raises:
+        InputError: not there, or more than once; the message lists the tokens with their positions.
+    """
+    decoded = card.decoded_tokens(text)
+    if isinstance(token, str):
+        found = [i for i, one in enumerate(decoded) if one == token] or [
+            i for i, one in enumerate(decoded) if one.strip() == token.strip()
+        ]
+        problem = "is not in" if not found else f"occurs {len(found)} times in"
+    else:
+        found = [token % len(decoded)] if -len(decoded) <= token < len(decoded) else []
+        problem = "is outside"
+    if len(found) == 1:
+        return found[0]
+    listing = " ".join(f"{i}:{one!r}" for i, one in enumerate(decoded))
+    raise InputError(parameter, token, f"{problem} {text!r}; its tokens are {listing}")

@@ -1,0 +1,75 @@
+"""The prompt files: CSVs with a column `prompt`, and `gold` and `category` where they are known."""
+
+import csv
+from pathlib import Path
+
+from .. import InputError
+from .files import in_repository
+from .grammar import is_whole
+
+
+def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
+    """Read source prompts from a CSV with a column `prompt`: the first `num_prompts`, or all (0).
+
+    Raises:
+        InputError: no such file or column, no prompts, or a blank one (with its row number).
+    """
+    columns = _read_columns(path)
+    if not is_whole(num_prompts) or num_prompts < 0:
+        raise InputError("num_prompts", num_prompts, "expected a whole number; 0 is all")
+    prompts = columns["prompt"]
+    if not prompts:
+        raise InputError("prompts", str(path), "no prompts under its column 'prompt'")
+    if blank := [row for row, prompt in enumerate(prompts, start=1) if not prompt.strip()]:
+        raise InputError("prompts", str(path), f"row {blank[0]} is blank")
+    return prompts[: num_prompts or None]
+
+
+def read_gold(path: str | Path, num_prompts: int = 0) -> dict[str, str]:
+    """Read each prompt's true short description (column `gold`); {} where the file has none.
+
+    Raises:
+        InputError: as `read_prompts`; a blank description.
+    """
+    return _read_beside(path, "gold", num_prompts) or {}
+
+
+def read_categories(path: str | Path) -> dict[str, str]:
+    """Read each prompt's category (column `category`).
+
+    Raises:
+        InputError: as `read_prompts`; no column `category`, or a blank one.
+    """
+    found = _read_beside(path, "category")
+    if found is None:
+        raise InputError("prompts", str(path), "no column 'category', by which chance is made")
+    return found
+
+
+def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[str, str] | None:
+    """Map each prompt to what a column says of it; None if there is no such column."""
+    prompts, columns = read_prompts(path, num_prompts), _read_columns(path)
+    if column not in columns:
+        return None
+    values = columns[column][: len(prompts)]
+    if blank := [row for row, text in enumerate(values, start=1) if not text.strip()]:
+        raise InputError("prompts", str(path), f"row {blank[0]} has no {column}")
+    return dict(zip(prompts, values, strict=True))
+
+
+def _read_columns(path: str | Path) -> dict[str, list[str]]:
+    file = in_repository(path)
+    if not file.is_file():
+        raise InputError("prompts", str(path), "no such file; expected a CSV with a column 'prompt'")
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            names, *rows = list(csv.reader(lines, strict=True)) or [[]]
+    except (ValueError, csv.Error) as error:
+        raise InputError("prompts", str(path), f"not a CSV file ({error})") from error
+    if "prompt" not in names:
+        raise InputError("prompts", str(path), f"no column 'prompt'; its columns are {', '.join(names)}")
+    if odd := [number for number, row in enumerate(rows, start=1) if len(row) > len(names)]:
+        raise InputError("prompts", str(path), f"not a CSV file (row {odd[0]} has more fields than there are columns)")
+    return {
+        name: [row[place] if place < len(row) else "" for row in rows] for place, name in enumerate(names)
+    }

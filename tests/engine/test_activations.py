@@ -1,0 +1,84 @@
+"""What is captured is what the names say."""
+
+import pytest
+import torch
+
+from helpers import InputError
+from helpers.engine.activations import CapturedPrompts, capture, capture_batch
+from helpers.engine.hooks import record
+from helpers.words.prompts import read_prompts
+
+
+@pytest.mark.parametrize("model", ["lm", "tiny"])
+def test_input_plus_attention_plus_mlp_is_output(model, request):
+    lm = request.getfixturevalue(model)
+    prompt = "Diana, Princess of Wales"
+    activations = capture(lm, prompt)
+    with record({}, {layer: block for layer, block in enumerate(lm.blocks)}) as inputs, torch.inference_mode():
+        lm.model(torch.tensor([lm.token_ids(prompt)]))
+    for layer in range(lm.num_layers):
+        total = inputs[layer][0] + activations["attention_output"][layer] + activations["mlp_output"][layer]
+        torch.testing.assert_close(total, activations["hidden_state"][layer], rtol=1e-4, atol=1e-3)
+        if layer:
+            assert (inputs[layer][0] == activations["hidden_state"][layer - 1]).all()
+
+
+def test_pre_mlp_residual_is_the_papers_formula(lm):
+    activations = capture(lm, "Star Wars")
+    difference = activations["hidden_state"] - activations["mlp_output"]
+    assert (activations["pre_mlp_residual"] == difference).all()
+    assert difference.shape == (lm.num_layers, len(activations.tokens), lm.width)
+
+
+def test_last_hidden_state_is_before_the_final_norm(lm):
+    last = capture(lm, "Star Wars")["hidden_state"][-1]
+    with torch.inference_mode():
+        normed = lm.model.model(torch.tensor([lm.token_ids("Star Wars")])).last_hidden_state[0]
+    torch.testing.assert_close(lm.model.model.norm(last), normed, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(last, normed, atol=1e-2)
+
+
+def test_a_batch_equals_single_prompts(lm):
+    prompts = read_prompts("data/prompts.csv")[:5] + ["A longer prompt of quite a few more tokens than the others"]
+    for prompt, batched in zip(prompts, capture_batch(lm, prompts), strict=True):
+        alone = capture(lm, prompt)
+        assert batched.tokens == alone.tokens == lm.decoded_tokens(prompt)
+        for component in ("hidden_state", "mlp_output", "attention_output"):
+            error = (batched[component] - alone[component]).norm(dim=-1) / alone[component].norm(dim=-1)
+            assert error.max() < 1e-4
+
+
+def test_hundreds_of_prompts_equal_single_prompts(tiny):
+    """Of 1 to 40 tokens, so that most are padded and several passes are needed."""
+    words = tiny.tokenizer.decode(torch.randint(400, 40000, (4000,), generator=torch.Generator().manual_seed(0)))
+    prompts = [words[5 * i : 5 * i + 1 + i % 120] for i in range(0, 1000, 3)]
+    assert len({len(tiny.token_ids(prompt)) for prompt in prompts}) > 20
+    for prompt, batched in zip(prompts, capture_batch(tiny, prompts), strict=True):
+        alone = capture(tiny, prompt)
+        assert batched.tokens == alone.tokens
+        for component in ("hidden_state", "mlp_output", "attention_output", "pre_mlp_residual"):
+            error = (batched[component] - alone[component]).norm(dim=-1)
+            assert (error <= 1e-5 * alone["hidden_state"].norm(dim=-1)).all()
+
+
+def test_captured_prompts_are_those_of_the_whole_plan_in_any_order(tiny):
+    """Prompts of several passes; a vector's last digit doesn't depend on which prompt was asked for first."""
+    prompts = [f"{'A longer prompt, ' * 5}{number}" for number in range(60)]
+    expected = dict(zip(prompts, capture_batch(tiny, prompts), strict=True))
+    captured = CapturedPrompts(tiny, prompts)
+    for prompt in (prompts[-1], prompts[0], prompts[30], prompts[-1]):
+        assert captured[prompt].tokens == expected[prompt].tokens
+        for component in ("hidden_state", "mlp_output", "attention_output"):
+            assert torch.equal(captured[prompt][component], expected[prompt][component])
+
+
+def test_captured_prompts_are_shared_by_the_very_same_prompts_only(tiny, lm):
+    captured = CapturedPrompts(tiny, ("Titanic", "Star Wars"))
+    assert captured.is_for(tiny, ["Titanic", "Star Wars"])
+    assert not captured.is_for(tiny, ["Star Wars", "Titanic"]) and not captured.is_for(tiny, ["Titanic"])
+    assert not captured.is_for(lm, ["Titanic", "Star Wars"])
+
+
+def test_an_unknown_component_lists_the_known(lm):
+    with pytest.raises(InputError, match="mlp_output.*hidden_state"):
+        capture(lm, "Titanic")["mlp"]

@@ -1,0 +1,52 @@
+"""Components' names: each is parsed once, and each is called the same everywhere."""
+
+import pytest
+
+from helpers import InputError
+from helpers.words.components import COMPONENTS, EVALUATED, GRIDS, Component, into, parse_component, plural, title
+
+
+@pytest.mark.parametrize(
+    ("name", "component"),
+    [
+        ("mlp_output", Component("mlp_output")),
+        ("guidance", Component("guidance")),
+        ("mlp_sum[1-7]", Component("mlp_sum", blocks=(1, 7))),
+        ("mlp_sum[3-3]", Component("mlp_sum", blocks=(3, 3))),
+        ("random[mlp_output]", Component("random", of="mlp_output")),
+        ("zero", Component("zero")),
+        ("none", Component("none")),
+    ],
+)
+def test_parse_component(name, component):
+    assert parse_component(name) == component
+
+
+@pytest.mark.parametrize(
+    "name", ["mlp", "mlp_sum[5-2]", "mlp_sum[a-b]", "mlp_sum", "random", "random[zero]", "zeros", "", 3, None, ["zero"]]
+)
+def test_an_unknown_component_lists_the_known(name):
+    with pytest.raises(InputError, match="components=.*: expected mlp_output, hidden_state, .*guidance, mlp_sum"):
+        parse_component(name)
+
+
+def test_what_an_amplifier_does_to_a_component():
+    amplified = {name for name in COMPONENTS if parse_component(name).is_amplified}
+    assert amplified == set(COMPONENTS) and parse_component("random[mlp_output]").is_amplified
+    assert parse_component("mlp_sum[1-2]").is_amplified
+    assert not parse_component("guidance").is_amplified, "its amplifier is w"
+    for name in ("zero", "none"):
+        assert parse_component(name).is_read_once and not parse_component(name).is_amplified
+
+
+def test_a_component_in_sentences():
+    assert plural("mlp_output") == "MLP outputs" and title("mlp_output") == "MLP outputs"
+    assert title("hidden_state") == "Hidden states" and title("random[mlp_output]") == "Random[mlp_output]"
+    assert into("same") == "into the same layer" and into(0) == "into layer 0"
+
+
+def test_every_grid_has_a_plain_and_five_amplified_tries():
+    """So that best-of-five is compared with best-of-five."""
+    for grid in GRIDS.values():
+        assert grid[0] == 1 and len(set(grid)) == 6
+    assert EVALUATED == {"mlp_output": "same", "hidden_state": 0}, "the paper's two evaluations (§4.1, §4.2)"

@@ -1,0 +1,68 @@
+"""The target prompt: its placeholder by index, by text or by braces, and where its first item ends."""
+
+import pytest
+
+from helpers import InputError
+from helpers.models.load import read_model
+from helpers.words.plans import locate
+from helpers.words.target import PAPER_TARGET_PROMPT, TARGET_PROMPTS, TargetPrompt
+
+
+@pytest.fixture(scope="module")
+def card():
+    return read_model("smollm2-135m")
+
+
+def test_names_tell_prompts_apart():
+    assert TargetPrompt().name == "paper" and TargetPrompt(name="mine").name == "mine"
+    names = {TargetPrompt("a, x").name, TargetPrompt("b, x").name, TargetPrompt("a, x", 0).name}
+    assert len(names) == 3 and all(name.startswith("custom-") for name in names)
+    assert len({prompt.name for prompt in TARGET_PROMPTS}) == len(TARGET_PROMPTS)
+
+
+def test_without_braces_the_last_token_is_the_placeholder():
+    assert TargetPrompt.of_text("") == TargetPrompt()
+    assert TargetPrompt.of_text("Oslo: Capital of Norway, x") == TargetPrompt("Oslo: Capital of Norway, x")
+    assert TargetPrompt.of_text(PAPER_TARGET_PROMPT).name == "paper"
+
+
+@pytest.mark.parametrize("marked", ["Oslo: {Capital} of x", "Oslo: { Capital } of x", "Oslo:{ Capital} of x"])
+def test_braces_mark_a_token_anywhere(card, marked):
+    prompt = TargetPrompt.of_text(marked).located(card)
+    text = marked.replace("{", "").replace("}", "")
+    assert prompt.text == text and prompt.mark is None
+    decoded = card.decoded_tokens(text)
+    assert decoded[locate("placeholder", prompt.placeholder, text, card)].strip() == "Capital"
+
+
+def test_a_mark_at_the_end_is_the_same_prompt_as_none(card):
+    """So that its rows have the same ids."""
+    marked = TargetPrompt.of_text(f"{PAPER_TARGET_PROMPT[:-1]}{{x}}")
+    assert marked.located(card) == TargetPrompt()
+    assert TargetPrompt().located(card) == TargetPrompt()
+
+
+@pytest.mark.parametrize("text", ["{x} and {y}", "{x", "x}", "{}", "{ }", "}x{", "{{x}}", "a {b {c} d}"])
+def test_marks_that_are_no_marks(text):
+    with pytest.raises(InputError, match="target_prompt=.*mark its placeholder, one word, with braces"):
+        TargetPrompt.of_text(text)
+
+
+@pytest.mark.parametrize("text", ["Oslo: {Cap}ital of x", "Oslo: {Capital of} x", "{Oslo: Capital of x}"])
+def test_a_mark_around_another_number_of_tokens_lists_the_tokens(card, text):
+    with pytest.raises(InputError, match="target_prompt=.*mark one whole token; they are .*' Capital'"):
+        TargetPrompt.of_text(text).located(card)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "nul\0", 3, None])
+def test_a_target_prompt_is_a_text(text):
+    with pytest.raises(InputError, match="target_prompt="):
+        TargetPrompt(text)
+
+
+def test_first_item():
+    target = TargetPrompt()
+    assert target.first_item(": British rock band, Tesla: American") == "British rock band"
+    assert target.first_item("British rock band") == "British rock band"
+    assert target.first_item("-box: Chinese console, x") == "-box: Chinese console"
+    assert TargetPrompt("a; x", stop="; ").first_item(" : one, two; three") == "one, two"
