@@ -1,0 +1,8 @@
+"""What counts as a success, and how often chance alone would succeed.
+
+judge    a sentence model, a threshold, and what an echo is
+score    the score columns of a table of rows
+chance   the rotation null: the same readings, judged by other prompts
+counts   prompts interpreted per layer, beside chance
+effects  successes beside chance, with intervals and tests
+"""
