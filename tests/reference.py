@@ -1,6 +1,6 @@
-"""The plain way, kept for ever: one vector at a time, one `generate` with one hook, a batch of one.
+"""The plain way, kept for ever: for each vector a hook and a `generate`, with nothing shared or batched.
 
-Written without the project's own capture, hooks or engine, so that they can be checked against it.
+It is written without the project's capture, hooks and engine, so that they can be checked against it.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch
 
 @torch.no_grad()
 def plain_vector(model, tokenizer, prompt, component, layer, position):
-    """The vector of a component at (layer, position), read by hooks on Llama's own modules."""
+    """Return a component's vector at (layer, position), (width,), read by hooks on Llama's modules."""
     block, seen = model.model.layers[layer], {}
     handles = [
         block.register_forward_hook(lambda module, args, output: seen.update(hidden_state=output)),
@@ -25,7 +25,7 @@ def plain_vector(model, tokenizer, prompt, component, layer, position):
 
 
 def blocks_of(model):
-    """A model's decoder blocks, by the names that transformers' families give them."""
+    """Return a model's decoder blocks, by the names that transformers' families give them."""
     paths = (
         "model.layers",
         "model.language_model.layers",
@@ -43,13 +43,13 @@ def blocks_of(model):
 
 @torch.no_grad()
 def plain_interpret(model, tokenizer, vector, target_layer, target_text, placeholder=-1, max_new_tokens=10):
-    """What the model writes when block `target_layer`'s output at the placeholder is `vector`."""
+    """Return what the model writes when block `target_layer`'s output at the placeholder is `vector`."""
     inputs = tokenizer(target_text, return_tensors="pt").to(model.device)
     length = inputs.input_ids.shape[1]
 
     def overwrite(module, args, output):
         hidden = output[0] if isinstance(output, tuple) else output
-        if hidden.shape[1] == length:  # the pass that reads the prompt; later passes read one new token each
+        if hidden.shape[1] == length:  # the pass that reads the prompt; later passes read a single new token
             hidden[0, placeholder] = vector.to(hidden.dtype)
 
     handle = blocks_of(model)[target_layer].register_forward_hook(overwrite)

@@ -1,0 +1,14 @@
+"""Long runs: they can be stopped, killed and resumed, in one process or in many.
+
+stopping   how a run ends before it is through: signals, a full disk
+progress   a bar, or in a log a line a minute
+locks      a folder that no other process changes
+ledger     what has been read, on disk batch by batch
+loop       read what a ledger lacks
+cluster    the same on Dask workers
+status     what runs have left on disk
+results    CSVs and the JSON of what made them
+sweep      plans read and scored in one call, as a table
+session    one model and one judge in memory
+readings   an experiment's rows: taken where they are finished, read where they are not
+"""
