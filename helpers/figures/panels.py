@@ -25,7 +25,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from ..words.methods import METHODS, PLAIN, Method
 from .style import NULL_COLOUR
@@ -123,7 +123,7 @@ def legend_below(
 def percent(*axes: Axis) -> None:
     """Label an axis of shares (`axes.xaxis` or `axes.yaxis`) in percent."""
     for axis in axes:
-        axis.set_major_formatter(PercentFormatter(1))
+        axis.set_major_formatter(lambda share, _: f"{round(100 * share, 6):g}%".replace("-", "−"))
 
 
 def whole_numbers(*axes: Axis) -> None:

@@ -1,0 +1,87 @@
+"""What the two evaluations share: a sweep of one component over all prompts, and how many prompts it interprets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..words.decoding import decoding
+from ..words.plans import Plan, make_plan
+from ..words.prompts import read_gold, read_prompts
+from ..words.settings import (
+    NUM_PROMPTS,
+    PROMPTS,
+    Amplifiers,
+    Count,
+    FilePath,
+    Layers,
+    ReadSettings,
+    Seed,
+    TargetLayers,
+    TargetText,
+    Temperature,
+    Tokens,
+    TopP,
+    setting,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class EvaluationSettings(ReadSettings):
+    """The parameters of an evaluation; the amplifiers and the target layer are each evaluation's own."""
+
+    prompts: FilePath = PROMPTS
+    num_prompts: Count = NUM_PROMPTS
+    token: Tokens = setting(-1, "inspected token: an index (negative from the end), or its text if it occurs once")
+    layers: Layers = setting("1-7", 'source layers from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5"')
+    amplifiers: Amplifiers
+    target_layer: TargetLayers
+    target_prompt: TargetText = setting(
+        "", "a few-shot prompt that ends in its placeholder, or marks it with {braces}; empty is the paper's"
+    )
+    temperature: Temperature = setting(0.0, "0 is greedy; the paper's published runs were sampled at 0.6 with top_p 0.9")
+    top_p: TopP = setting(0.9, "used when sampling")
+    seed: Seed = setting(0, "used when sampling")
+
+
+def plans(component: str, settings: EvaluationSettings) -> list[Plan]:
+    """Ask for every combination of prompt, layer and amplifier of one component."""
+    return [
+        make_plan(
+            read_prompts(settings.prompts, settings.num_prompts), component, settings.layers, settings.amplifiers, settings.token,
+            settings.target_layer, settings.target_prompt or None, settings.max_new_tokens,
+            decoding(settings.temperature, settings.top_p), settings.seed,
+        )
+    ]  # fmt: skip
+
+
+def gold(settings: EvaluationSettings) -> dict[str, str]:
+    """Return the prompts' descriptions, where they are known."""
+    return read_gold(settings.prompts, settings.num_prompts)
+
+
+class Found(NamedTuple):
+    """What the readings show.
+
+    Attributes:
+        per_layer, overall: of `judging.success_counts`.
+    """
+
+    per_layer: pd.DataFrame
+    overall: pd.DataFrame
+
+
+def tables(settings: EvaluationSettings, rows: pd.DataFrame) -> Found:
+    """Count the interpreted prompts per layer, beside chance."""
+    from ..judging.counts import success_counts
+    from ..judging.judge import Judge
+
+    return Found(*success_counts(rows, Judge(settings.judge)))
+
+
+def ladder(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the readings of one vector, amplifier by amplifier: of the first prompt and layer."""
+    first = rows.iloc[0]
+    same = ["source prompt", "position", "layer", "component", "target layer"]
+    return rows[(rows[same] == first[same]).all(axis=1)][["amplification value", "rho", "result", "score"]]

@@ -1,0 +1,165 @@
+"""What `can_it_speak` asks a model beside its readings: texts, norms, speed; and how texts are judged.
+
+Heavy imports stand on top: this file is imported when there is something to measure, never with the experiments.
+"""
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import DynamicCache
+
+from .. import InputError
+from ..engine.activations import capture, capture_batch
+from ..engine.interpret import interpret
+from ..engine.prompt import PatchedPrompt, until_stop
+from ..engine.sampling import greedy
+from ..judging.chance import band, rotated
+from ..judging.counts import success_counts
+from ..judging.judge import Judge, is_echo
+from ..models.load import LanguageModel
+from ..words.components import EVALUATED, MLP_GRID
+from ..words.target import TargetPrompt
+
+DRAWS = 3  # random vectors
+
+
+# Texts
+
+
+@torch.inference_mode()
+def describe_named(
+    lm: LanguageModel, entities: Sequence[str], target_prompt: TargetPrompt, max_new_tokens: int
+) -> list[str]:
+    """Return what the model writes when each entity stands in the target prompt as plain text, as the placeholder.
+
+    Readings of the entities' vectors can be compared with it. Greedy; texts of the same length share a batch, so that
+    nothing is padded.
+
+    Raises:
+        InputError: the target prompt doesn't end in its placeholder.
+    """
+    *before, last = lm.decoded_tokens(target_prompt.text)
+    if target_prompt.placeholder not in (-1, len(before), last, last.strip()):
+        raise InputError("target_prompt", target_prompt.text, "expected to end in its placeholder")
+    start = target_prompt.text.removesuffix(last.strip())
+    ids = [lm.token_ids(start + entity) for entity in entities]
+    written: dict[int, str] = {}
+    for length in sorted({len(tokens) for tokens in ids}):
+        same = [number for number, tokens in enumerate(ids) if len(tokens) == length]
+        given = torch.tensor([ids[number] for number in same], device=lm.device)
+        cache, new = DynamicCache(config=lm.model.config), []
+        for _ in range(max_new_tokens):
+            given = greedy(lm.model(given, past_key_values=cache, logits_to_keep=1).logits[:, -1])[1][:, None]
+            new.append(given)
+        texts = [until_stop(row, lm.stop_tokens) for row in torch.cat(new, 1).tolist()]
+        written |= dict(zip(same, lm.tokenizer.batch_decode(texts, skip_special_tokens=True), strict=True))
+    return [written[number] for number in range(len(entities))]
+
+
+def null_readings(
+    lm: LanguageModel, norm: float, target_prompt: TargetPrompt, max_new_tokens: int
+) -> list[tuple[str, str]]:
+    """Return what the model writes with nothing, zeros and random vectors in place of the placeholder, at layer 0.
+
+    Args:
+        norm: of the random vectors: that of the vectors which they stand for.
+
+    Returns:
+        (component, text): `none` and `zero` once, `random` for seeds 0, 1, …
+    """
+    unpatched = capture(lm, target_prompt.text)["hidden_state"][0, -1].float().cpu()
+    vectors = [unpatched, torch.zeros(lm.width)]
+    for seed in range(DRAWS):
+        drawn = torch.randn(lm.width, generator=torch.Generator().manual_seed(seed))
+        vectors.append(norm * drawn / drawn.norm())
+    texts = interpret(lm, torch.stack(vectors), 0, target_prompt, max_new_tokens)
+    return list(zip(["none", "zero", *["random"] * DRAWS], texts, strict=True))
+
+
+# Judged
+
+
+def judge_named(
+    entities: Mapping[str, str], texts: Sequence[str], target_prompt: TargetPrompt, judge: Judge
+) -> pd.DataFrame:
+    """Judge what the model writes of entities in plain text.
+
+    Args:
+        entities: name -> its true description.
+
+    Returns:
+        Columns entity, gold, text (first item), similarity to the gold description, described (above the threshold,
+        and not an echo). `.attrs["by_chance"]`: how many would be described if each text were judged by another
+        entity's gold description, the mean and the 97.5 % point over all rotations.
+    """
+    items = [target_prompt.first_item(text) for text in texts]
+    echoes = np.array([is_echo(item, entity) for item, entity in zip(items, entities, strict=True)])
+    cosines = judge.embed(items) @ judge.embed(list(entities.values())).T  # (entities, descriptions)
+    described = (cosines > judge.threshold) & ~echoes[:, None]
+    by_chance = rotated(described)[1:].sum(1)
+    table = pd.DataFrame({"entity": list(entities), "gold": list(entities.values()), "text": items})
+    table["similarity"] = [round(float(cosine), 3) for cosine in cosines.diagonal()]
+    table["described"] = described.diagonal()
+    table.attrs["by_chance"] = {"mean": round(float(by_chance.mean()), 2), "high": int(band(by_chance)[1])}
+    return table
+
+
+def judge_readings(rows: pd.DataFrame, entities: Mapping[str, str], judge: Judge) -> pd.DataFrame:
+    """Count the entities read per layer: the first item is similar to the gold description, and not an echo."""
+    echoes = [is_echo(item, prompt) for item, prompt in zip(rows["first item"], rows["source prompt"], strict=True)]
+    judged = rows.assign(result=rows["first item"], status=rows["status"].mask(echoes, "echo"))
+    return success_counts(judged, judge, gold=entities)[0]
+
+
+# Measured
+
+
+def norms_by_layer(lm: LanguageModel, prompts: Sequence[str], target_prompt: TargetPrompt) -> pd.DataFrame:
+    """Return the norms that amplifiers are chosen by.
+
+    Returns:
+        Columns layer, hidden_state and mlp_output (medians over the prompts' last tokens), and placeholder (of the
+        placeholder's own hidden state, which a vector replaces).
+    """
+    captured, columns = capture_batch(lm, prompts), {}
+    for component in ("hidden_state", "mlp_output"):
+        norms = [activations[component][:, -1].float().norm(dim=-1).cpu() for activations in captured]
+        columns[component] = torch.stack(norms).median(0).values.tolist()
+    columns["placeholder"] = PatchedPrompt(lm, target_prompt, 1).placeholder_norms.tolist()
+    return pd.DataFrame({"layer": range(lm.num_layers)} | columns)
+
+
+def rho_by_layer(norms: pd.DataFrame, amplifiers: Sequence[float] = MLP_GRID) -> pd.DataFrame:
+    """Return ρ = ‖α·v‖ / ‖the placeholder's own hidden state‖ of typical vectors, for the paper's amplifiers (§4.1).
+
+    Returns:
+        Columns component, target (MLP outputs into the same layer, hidden states into layer 0), layer, amplifier, rho.
+    """
+    replaced = norms["placeholder"]
+    parts = [
+        pd.DataFrame(
+            {
+                "component": component,
+                "target": str(target),
+                "layer": norms["layer"],
+                "amplifier": amplifier,
+                "rho": amplifier * norms[component] / (replaced if target == "same" else replaced.iloc[target]),
+            }
+        )
+        for component, target in EVALUATED.items()
+        for amplifier in amplifiers
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def cost(lm: LanguageModel, rows: int, seconds: float) -> dict[str, float]:
+    """Return the speed of reading so many rows in so many seconds, and the memory used so far, at most."""
+    if lm.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(lm.device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"rows per second": rows / max(seconds, 0.01), "GiB at most": peak / 2**30}

@@ -1,0 +1,169 @@
+"""Do the findings survive another target prompt and another seed?"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+from ..words.components import EVALUATED, GRIDS, title
+from ..words.decoding import PAPERS_SAMPLING
+from ..words.grammar import check_whole, read_number
+from ..words.plans import Plan, make_plan
+from ..words.prompts import read_gold, read_prompts
+from ..words.settings import (
+    NUM_PROMPTS,
+    PROMPTS,
+    THRESHOLD,
+    Cosine,
+    Count,
+    FilePath,
+    Form,
+    Layers,
+    Positive,
+    ReadSettings,
+    setting,
+)
+from ..words.target import TARGET_PROMPTS
+from ._publish import publish
+from ._sentences import OTHERS, in_runs, interpreted, percent, what_counts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+PLACE, WHEN = 110, "paper"
+QUESTION = "does it survive another target prompt, another seed?"
+PAPER = "–"
+TABLE = "stability.csv.gz"
+NEEDS = ()
+
+TargetPrompts = Annotated[int, Form(partial(check_whole, least=1, most=len(TARGET_PROMPTS)), read_number)]
+
+
+class Settings(ReadSettings):
+    """The parameters of the notebook."""
+
+    prompts: FilePath = PROMPTS
+    num_prompts: Count = NUM_PROMPTS
+    every: Positive = setting(4, "a sample: 4 takes every fourth of them, 1 takes all")
+    layers: Layers = setting("2,5", "source layers from 0")
+    target_prompts: TargetPrompts = setting(
+        3, f"how many target prompts, 1 to {len(TARGET_PROMPTS)}; the first is the paper's"
+    )
+    seeds: Positive = setting(3, f"sampled runs with each, at {PAPERS_SAMPLING}, like the paper's")
+    threshold: Cosine = THRESHOLD
+
+
+def plans(settings: Settings) -> list[Plan]:
+    """Ask for the two evaluations with several target prompts and seeds."""
+    prompts = read_prompts(settings.prompts, settings.num_prompts)[:: settings.every]
+    return [
+        make_plan(
+            prompts, component, settings.layers, GRIDS[component], target_layer=target, target_prompt=target_prompt,
+            max_new_tokens=settings.max_new_tokens, decoding=PAPERS_SAMPLING, seed=seed,
+        )
+        for component, target in EVALUATED.items()
+        for target_prompt in TARGET_PROMPTS[: settings.target_prompts]
+        for seed in range(settings.seeds)
+    ]  # fmt: skip
+
+
+def gold(settings: Settings) -> dict[str, str]:
+    """Return the prompts' descriptions, where they are known."""
+    return read_gold(settings.prompts, settings.num_prompts)
+
+
+class Found(NamedTuple):
+    """What the readings show.
+
+    Attributes:
+        model: whose they are.
+        prompts: how many; layers: which.
+        tries: method -> readings of which the best counts.
+        effects: the effect of each run: component, method, target prompt, seed and `effects.effect`.
+    """
+
+    model: str
+    prompts: int
+    layers: str
+    tries: dict[str, int]
+    effects: pd.DataFrame
+
+
+def tables(settings: Settings, rows: pd.DataFrame) -> Found:
+    """Compare each run with chance."""
+    import pandas as pd
+
+    from ..judging.effects import by_method, judge_rows
+    from ..judging.judge import Judge
+
+    judge, lines, tries = Judge(settings.judge, settings.threshold), [], {}
+    for (component, prompt, seed), part in rows.groupby(["component", "target prompt", "seed"], sort=False):
+        judged = judge_rows(part, judge)
+        tries |= {method: judged.number_of_tries(method) for method in judged.methods}
+        for method, numbers in by_method(judged).items():
+            lines.append(
+                {"component": component, "method": method, "target prompt": prompt, "seed": int(seed)} | numbers
+            )
+    prompts, layers = rows["source prompt"].nunique(), in_runs(rows["layer"])
+    return Found(rows.attrs["model"]["name"], prompts, layers, tries, pd.DataFrame(lines))
+
+
+def sentences(settings: Settings, found: Found) -> list[str]:
+    """Say how far each method's effect spreads over the runs."""
+    return [
+        f"{title(component)}, {method}: {percent(runs['effect'].mean())} above chance on average, from "
+        f"{percent(runs['effect'].min())} to {percent(runs['effect'].max())} (SD {percent(runs['effect'].std())}); the "
+        f"interval is above chance in {(runs['low'] > 0).sum()} of {len(runs)} runs."
+        for (component, method), runs in found.effects.groupby(["component", "method"], sort=False)
+    ]
+
+
+def caption(settings: Settings, found: Found) -> str:
+    """Say what the figure shows."""
+    return (
+        f"{found.model}, {found.prompts} prompts, source layers {found.layers}, sampled ({PAPERS_SAMPLING}). "
+        f"{interpreted(settings.threshold)}, less chance ({OTHERS}, with as many tries). {what_counts(found.tries)} "
+        "Bars: 95 % intervals over prompts; grey: 95 % of all rotations."
+    )
+
+
+def figure(settings: Settings, found: Found) -> Figure:
+    """Draw the effect of each run by target prompt and seed, a panel per component."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    from ..figures import panels
+    from ..figures.style import STYLE
+
+    components = found.effects["component"].unique()
+    prompts = list(dict.fromkeys(found.effects["target prompt"]))
+    with plt.rc_context(STYLE):
+        drawn, (row,) = plt.subplots(
+            1, len(components), figsize=(11, 4.6), layout="constrained", sharey=True, squeeze=False
+        )
+        for axes, component in zip(row, components, strict=True):
+            of_component = found.effects[found.effects["component"] == component]
+            methods = panels.methods_in(of_component)
+            for method, shift in zip(methods, panels.offsets(len(methods), 0.36), strict=True):
+                runs = of_component[of_component["method"] == method.name]
+                seed = runs.groupby("target prompt", sort=False).cumcount()
+                x = runs["target prompt"].map(prompts.index) + shift + 0.09 * (seed - seed.max() / 2)
+                panels.chance_bars(axes, x, runs, over_chance=True, width=5)
+                panels.interval_dots(axes, x, runs, method, over_chance=True)
+            panels.zero_line(axes)
+            axes.set_xticks(np.arange(len(prompts)), prompts)
+            seeds = of_component["seed"].nunique()
+            axes.set(title=title(component), xlabel=f"target prompt ({seeds} {'seed' if seeds == 1 else 'seeds'} each)")
+            panels.percent(axes.yaxis)
+        row[0].set_ylabel("interpreted, above chance")
+        panels.legend_below(drawn, row[0])
+        return panels.finish(drawn, caption(settings, found), 140)
+
+
+def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
+    """Write the figure and the effects."""
+    about = {"model": found.model, "threshold": settings.threshold, "verdict": sentences(settings, found)}
+    publish(folder, {"stability": drawn}, found.effects, "stability_found.csv", about)
