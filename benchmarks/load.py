@@ -17,28 +17,28 @@ from pathlib import Path
 import pandas as pd
 
 from helpers import ROOT, InputError
-from helpers.catalogue import CATALOGUE, find_file
-from helpers.results import save_results
+from helpers.models.catalogue import CATALOGUE, find_file
+from helpers.runs.results import save_results
 
 ROUNDS = 3
 
 
 def load_once(alias: str, dtype: str) -> dict[str, float]:
     """Seconds of one load in this process, and of its two checks."""
-    from helpers import models
+    from helpers.models import load
 
     seconds = {}
     for name in ("check_architecture", "find_parts"):
 
-        def timed(*arguments, own=getattr(models, name), name=name):
+        def timed(*arguments, checked=getattr(load, name), name=name):
             started = time.perf_counter()
-            result = own(*arguments)
+            result = checked(*arguments)
             seconds[name] = time.perf_counter() - started
             return result
 
-        setattr(models, name, timed)
+        setattr(load, name, timed)
     started = time.perf_counter()
-    models.load_model(alias, dtype)
+    load.load_model(alias, dtype)
     return seconds | {"load": time.perf_counter() - started}
 
 

@@ -17,14 +17,20 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from helpers import ROOT, ledger
-from helpers.ledger import Ledger, header
-from helpers.models import load_model
-from helpers.plans import make_plan
-from helpers.readings import Readings
-from helpers.results import read_prompts, save_results
-from helpers.scoring import embed
-from helpers.superscopes import READING_COLUMNS, run, sweep
+from helpers import ROOT
+from helpers.engine.interpret import Batch, run
+from helpers.judging.judge import Judge
+from helpers.models.load import load_model
+from helpers.runs import ledger
+from helpers.runs.ledger import Ledger, header
+from helpers.runs.readings import Readings
+from helpers.runs.results import save_results
+from helpers.runs.session import Session
+from helpers.runs.sweep import sweep
+from helpers.words.plans import make_plan
+from helpers.words.prompts import read_prompts
+from helpers.words.rows import Reading
+from helpers.words.settings import ReadSettings
 
 MODEL, ROUNDS = "smollm2-135m", 3
 BATCH, CHUNKS = 128, 200
@@ -49,10 +55,11 @@ def ways(place: Path) -> dict[str, tuple[float, float]]:
             if workers is None:
                 seconds = sweep(lm, plan, batch_size=BATCH).attrs["seconds"]["run"]
             else:
-                readings = Readings(MODEL, out_dir=place / "out", batch_size=BATCH, new=True, workers=workers)
-                if not workers:
-                    readings.__dict__["lm"] = lm  # loaded already
-                seconds = readings.of("x.csv", [plan]).attrs["seconds"]["run"]
+                given = {"out_dir": str(place / "out"), "batch_size": BATCH, "new": True, "workers": workers}
+                settings = ReadSettings.of({"model": MODEL} | given)
+                session = Session(settings)
+                session.lm = lm  # loaded already
+                seconds = Readings(settings, session).of("x.csv", [plan]).attrs["seconds"]["run"]
             times[way].append(rows / seconds)
     ratios = {
         way: statistics.median(one / plain for one, plain in zip(some, times["plain"], strict=True))
@@ -61,8 +68,8 @@ def ways(place: Path) -> dict[str, tuple[float, float]]:
     return {way: (statistics.median(some), ratios[way]) for way, some in times.items()}
 
 
-def canned(columns: dict) -> dict:
-    """What a worker would send: a batch that was read before."""
+def canned(columns: list[tuple]) -> list[tuple]:
+    """Return what a worker would send: readings that were made before."""
     return columns
 
 
@@ -74,39 +81,36 @@ def driver(place: Path) -> dict[str, float]:
     plan = make_plan(
         read_prompts("data/prompts.csv"), "hidden_state", layers="1-7", amplifiers=(1, 2, 3), target_layer=0
     )
-    rows = next(run(lm, plan, 512))
-    columns = rows[["id", *READING_COLUMNS]].to_dict("list")
+    batch = next(run(lm, plan, 512))
+    columns = list(zip(*batch.readings, strict=True))
+    items = plan.items(lm, lm.identity)
     with (
         distributed.LocalCluster(
             n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
         ) as cluster,
         distributed.Client(cluster) as client,
-        Ledger(place / "canned", header([plan], lm, lm.fingerprint, lm.dtype, lm.attention)) as kept,
+        Ledger(place / "canned", header([plan], [items], lm.identity)) as kept,
     ):
 
         def take(chunks: int) -> None:
             ready = distributed.as_completed(client.submit(canned, columns, pure=False) for _ in range(chunks))
             for future in ready:
-                table = pd.DataFrame(future.result())
-                table.attrs = rows.attrs
-                kept.append(0, table, 1.0)
+                readings = [Reading(*values) for values in zip(*future.result(), strict=True)]
+                kept.append(0, Batch(batch.items, readings, batch.made), 1.0)
 
         take(10)
-        came = CHUNKS * len(rows) / seconds_of(lambda: take(CHUNKS))
-        table = pd.DataFrame(columns)
-        table.attrs = rows.attrs
-        kept_alone = 50 * len(rows) / seconds_of(lambda: [kept.append(0, table, 1.0) for _ in range(50)])
-        size = (place / "canned" / "rows.jsonl").stat().st_size / (CHUNKS + 60) / len(rows)
+        came = CHUNKS * len(batch.items) / seconds_of(lambda: take(CHUNKS))
+        kept_alone = 50 * len(batch.items) / seconds_of(lambda: [kept.append(0, batch, 1.0) for _ in range(50)])
+        size = (place / "canned" / "rows.jsonl").stat().st_size / (CHUNKS + 60) / len(batch.items)
     many = make_plan([f"Prompt number {i}" for i in range(MILLION // 84)], layers="1-7", amplifiers=tuple(range(1, 13)))
-    items = many.items(lm)
-    texts = sorted(set(rows["result"]))
+    texts = sorted({reading.result for reading in batch.readings})
     return {
         "driver": came,
         "disk": kept_alone,
         "bytes a row on the disk": size,
-        "bytes a row in a message": len(pickle.dumps(columns)) / len(rows),
-        "seconds to lay out 10^6 rows": seconds_of(lambda: many.items(lm)) + seconds_of(lambda: many.ids(items, lm)),
-        "seconds to score 10^6 texts": seconds_of(lambda: embed(texts)) / len(texts) * MILLION,
+        "bytes a row in a message": len(pickle.dumps(columns)) / len(batch.items),
+        "seconds to lay out 10^6 rows": seconds_of(lambda: many.items(lm, lm.identity)),
+        "seconds to score 10^6 texts": seconds_of(lambda: Judge().embed(texts)) / len(texts) * MILLION,
     }
 
 

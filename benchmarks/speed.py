@@ -29,12 +29,12 @@ from benchmarks import ways
 from benchmarks.chart import draw
 from benchmarks.growth import SIZES, measure_in_own_process
 from helpers import ROOT
-from helpers.batches import is_out_of_memory, timed
-from helpers.engine import PatchedPrompt
-from helpers.models import LanguageModel, check_hardware, load_model
-from helpers.plans import TargetPrompt
-from helpers.results import save_results
-from helpers.superscopes import find_size
+from helpers.engine.batches import is_out_of_memory, timed
+from helpers.engine.interpret import find_size
+from helpers.engine.prompt import PatchedPrompt
+from helpers.models.load import LanguageModel, check_hardware, load_model
+from helpers.runs.results import save_results
+from helpers.words.target import TargetPrompt
 
 RESULTS = ROOT / "benchmarks/results"
 PEERS = Path(__file__).parent / ".venv"

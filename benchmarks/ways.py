@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from helpers.engine import PatchedPrompt
-from helpers.models import LanguageModel
-from helpers.plans import TargetPrompt
+from helpers.engine.prompt import PatchedPrompt
+from helpers.models.load import LanguageModel
+from helpers.words.components import Site
+from helpers.words.target import TargetPrompt
 from tests.reference import plain_interpret
 
 NEW_TOKENS = 10
@@ -78,7 +79,8 @@ def engine(work: Work) -> list[str]:
     texts = []
     for start in range(0, len(work.vectors), work.batch_size):
         batch = slice(start, start + work.batch_size)
-        tokens, _ = work.peer.continue_from(work.vectors[batch], work.target_layers[batch])
+        targets = [Site("hidden_state", layer) for layer in work.target_layers[batch].tolist()]
+        tokens, _ = work.peer.continue_from(work.vectors[batch], targets)
         texts += work.lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return texts
 

@@ -1,0 +1,123 @@
+"""What can be typed: help, completion, one-sentence errors, and how fast the light commands answer."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import ROOT
+from helpers.cli import main
+from helpers.cli.commands import cli
+from helpers.experiments import EXPERIMENTS
+from helpers.models.catalogue import CATALOGUE
+
+COMMANDS = ["reproduce", "check", "models", "app", "status", "clean", "score", "test", "lab", "docs", "help"]
+HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "matplotlib", "papermill", "nbformat", "gradio", "rich")
+
+
+def answered(arguments: list[str], capfd) -> str:
+    assert main(arguments) == 0
+    return capfd.readouterr().out
+
+
+def test_help_lists_the_commands(capfd):
+    page = answered(["help"], capfd)
+    assert [command.callback.__name__ for command in cli.registered_commands] == COMMANDS
+    for command in COMMANDS:
+        assert f"\n  {command} " in page
+    assert "130 and 143 stopped" in " ".join(page.split())
+    assert answered(["--help"], capfd) == answered(["-h"], capfd) == page
+
+
+def test_help_for_a_command_lists_experiments_and_settings(capfd):
+    page = answered(["help", "reproduce"], capfd)
+    assert answered(["reproduce", "--help"], capfd) == answered(["--all", "--help"], capfd) == page
+    flat = " ".join(page.split())
+    for name, experiment in EXPERIMENTS.items():
+        assert f"{name} {' '.join(experiment.QUESTION.split())}" in flat
+        for setting in experiment.Settings.model_fields:
+            assert setting == "source_options" or f"\n  {setting} " in page
+    for option in ("--model", "--quick", "--only", "--all", "--study", "--new", "--workers", "--scheduler", "adapter"):
+        assert option in page
+    assert "--unfinished" in answered(["help", "clean"], capfd)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tst"], "command='tst': unknown; did you mean 'test'? known: reproduce, check"),
+        (["help", "figure"], "command='figure': unknown; known: reproduce, check"),
+        (["--treshold", "0.3"], "No such option: --treshold"),
+        (["reproduce", "--only"], "Option '--only' requires an argument"),
+        (["--workers", "many"], "Invalid value for '--workers'"),
+        (["status", "all"], "Got unexpected extra argument"),
+        (["score"], "Missing argument 'FOLDER'"),
+        (["--only", "story", "--all"], "--only='--all': can't be combined"),
+        (["--study", "--quick"], "--study='--quick': can't be combined"),
+        (["--study", "--model", "x"], "--study='--model': can't be combined"),
+        (["--workers", "2", "--scheduler", "tcp://here:1"], "--workers='--scheduler': can't be combined"),
+        (["models", "llama"], "model='llama': not in the catalogue"),
+    ],
+)
+def test_what_is_typed_wrongly_is_one_sentence_and_exit_code_2(arguments, words, capfd):
+    assert main(arguments) == 2
+    said = capfd.readouterr()
+    assert said.err.startswith(words) and said.err.count("\n") == 1 and not said.out
+
+
+def test_models_lists_the_catalogue(capfd):
+    page = answered(["models"], capfd)
+    assert all(alias in page for alias in CATALOGUE)
+
+
+def completed(line: str) -> list[str]:
+    """Ask as bash does what may follow a line."""
+    words = line.split(" ")
+    env = os.environ | {
+        "_SUPERSCOPES_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "helpers.cli"], env=env, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def test_the_shell_completes_what_is_typed():
+    assert set(completed("superscopes ")) >= set(COMMANDS)
+    assert completed("superscopes --only st") == [name for name in EXPERIMENTS if name.startswith("st")]
+    assert completed("superscopes --model gem") == ["gemma-3-270m"]
+    assert "--quick" in completed("superscopes --qu")
+    assert completed("superscopes reproduce amplif") == ["amplifiers="]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["help"], 0),
+        (["help", "reproduce"], 0),
+        (["status"], 0),
+        (["models"], 0),
+        (["modle=x"], 2),
+        (["--all", "layers=x"], 2),
+        (["--only", "layer_success_plots", "out_dir=runs/nowhere"], 2),
+    ],
+)
+def test_the_ground_floor_is_light(arguments, code):
+    """Nothing heavy is imported; the best of three starts takes less than half a second."""
+    script = f"""
+import sys
+from helpers.cli import main
+code = main({arguments!r})
+print("heavy:", *sorted(set({HEAVY!r}) & sys.modules.keys()))
+sys.exit(code)
+"""
+    seconds = []
+    for _ in range(3):
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+        seconds.append(time.monotonic() - started)
+        assert done.returncode == code, done.stderr
+        assert done.stdout.splitlines()[-1] == "heavy:"
+        if seconds[-1] < 0.5:
+            break
+    assert min(seconds) < 0.5 or os.getloadavg()[0] > 2 * (os.cpu_count() or 1), seconds
