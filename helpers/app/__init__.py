@@ -1,12 +1,17 @@
 """The application: a prompt's tokens, and what each layer's vectors say, in a browser or a notebook.
 
-settings  what a visitor asked for: as a plan, as a link, as Python
+settings  what a visitor asks for: as a plan, as a link, as lines of Python
+scores    similarity of a reading to its prompt, and to the prompts that chance is made of
+jobs      a request, from the queue to its rows
 desk      the one model in memory, and the one thread that uses it
-view      a request's results as HTML
+cells     the readings of each vector, the best of each method, and chance beside it
+view      a request's results as HTML; report, as a page that stands alone
 chips     tokens to choose from
-panel     a request's results on the page, and what can be kept of them
-page      the inputs, and what happens on a click
-api       the same for programs
-theme     fonts and colours
-server    who may ask for what
+inputs    what a visitor can set
+panel     a request's results on the page, and the files to download
+page      what happens on a click
+api       the page for programs
+theme     fonts and colours; style.css, how results look
+guard     who may ask for what
+server    start and stop
 """

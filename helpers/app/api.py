@@ -1,4 +1,4 @@
-"""The same, for programs: named endpoints of Gradio's client. Their docstrings are what its API page shows."""
+"""The page for programs: named endpoints of Gradio's client. Its API page shows their docstrings."""
 
 import asyncio
 import json
@@ -9,8 +9,11 @@ from html import escape
 import gradio as gr
 
 from .. import InputError
+from ..words.rows import ROW_COLUMNS
 from .desk import Desk
-from .settings import Settings, check_length
+from .settings import PageSettings, check_length
+
+USUAL = PageSettings()
 
 
 def add_api(desk: Desk) -> None:
@@ -22,36 +25,37 @@ def add_api(desk: Desk) -> None:
 
     def tokens(prompt: str, model: str = desk.model) -> list[str]:
         """The prompt's tokens, by position."""
-        with _told():
+        with _bad_input_as_answer():
             check_length("prompt", prompt)
             return desk.card(model).decoded_tokens(prompt)
 
     async def interpret(
         prompt: str,
-        tokens: list[int] = [-1],  # noqa: B006  Gradio reads defaults from the signature
-        components: list[str] = list(Settings.components),  # noqa: B006
-        layers: str = Settings.layers,
-        target_layer: str = Settings.target_layer,
-        amplifiers: str = Settings.amplifiers,
-        target_prompt: str = Settings.target_prompt,
-        max_new_tokens: int = Settings.max_new_tokens,
+        tokens: list[int] = list(USUAL.tokens),  # noqa: B006  Gradio reads defaults from the signature
+        components: list[str] = list(USUAL.components),  # noqa: B006
+        layers: str = USUAL.layers,
+        target_layer: str = USUAL.target_layer,
+        amplifiers: str = USUAL.amplifiers,
+        target_prompt: str = USUAL.target_prompt,
+        max_new_tokens: int = USUAL.max_new_tokens,
         model: str = desk.model,
     ) -> list[dict]:
         """Read vectors of a prompt, as the page does; a row per reading, in the columns of the CSV."""
-        with _told():
-            settings = Settings(
-                prompt, model, tuple(tokens), tuple(components), layers, str(target_layer), amplifiers, target_prompt,
-                max_new_tokens,
-            )  # fmt: skip
-            job = await asyncio.to_thread(desk.submit, settings)
+        given = {
+            "prompt": prompt, "model": model, "tokens": tokens, "components": components, "layers": layers,
+            "target_layer": target_layer, "amplifiers": amplifiers, "target_prompt": target_prompt,
+            "max_new_tokens": max_new_tokens,
+        }  # fmt: skip
+        with _bad_input_as_answer():
+            job = await asyncio.to_thread(desk.submit, PageSettings.of(given))
         try:
             while not job.is_over:
                 await asyncio.sleep(0.05)
         finally:
-            desk.stop(job)  # nobody waits for it any more
+            desk.stop(job)  # the client is gone, or has its answer
         if job.state != "done":
             raise gr.Error(escape(job.message or "stopped before it was done", quote=False))
-        return json.loads(job.rows.to_json(orient="records")) if job.rows is not None else []
+        return json.loads(job.rows[list(ROW_COLUMNS)].to_json(orient="records")) if job.rows is not None else []
 
     gr.api(models, api_name="models")
     gr.api(tokens, api_name="tokens")
@@ -59,8 +63,8 @@ def add_api(desk: Desk) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Bad input as an error that the client is told of."""
+def _bad_input_as_answer() -> Iterator[None]:
+    """Answer the client with what is wrong with its input."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Tokens to choose from, which come and go while a visitor types."""
+"""Tokens to choose from, which change while a visitor types."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +8,23 @@ from gradio import component_meta
 
 
 @contextmanager
-def _no_file_beside_this_one() -> Iterator[None]:
-    """Gradio writes a .pyi beside the source of each new component; not here."""
-    own = component_meta.create_or_modify_pyi
+def _without_stub_files() -> Iterator[None]:
+    """Keep Gradio from writing a .pyi beside the source of each new component."""
+    write = component_meta.create_or_modify_pyi
     component_meta.create_or_modify_pyi = lambda *_: None
     try:
         yield
     finally:
-        component_meta.create_or_modify_pyi = own
+        component_meta.create_or_modify_pyi = write
 
 
-with _no_file_beside_this_one():
+with _without_stub_files():
 
     class Chips(gr.CheckboxGroup):
-        """Positions, as they come: what was chosen of chips that are gone by now is the plan's to check, in a sentence.
+        """Several positions of tokens.
 
-        Gradio's own check would refuse it with an error of its own, and the click would be lost.
+        Gradio would refuse a chip that was chosen but has changed by now, with an error of its own, and the click would
+        be lost. Positions pass through here as they are; the settings check them, in a sentence.
         """
 
         is_template = True
@@ -32,7 +33,7 @@ with _no_file_beside_this_one():
             return [position for position in payload if isinstance(position, int)] if isinstance(payload, list) else []
 
     class OneChip(gr.Radio):
-        """One position, likewise."""
+        """A single position, likewise."""
 
         is_template = True
 
@@ -41,5 +42,5 @@ with _no_file_beside_this_one():
 
 
 def chip(token: str) -> str:
-    """A token as the label of a chip."""
+    """Return a token as the label of a chip."""
     return token.strip() or {"\n": "⏎"}.get(token, "␣")

@@ -1,17 +1,20 @@
-"""One request's results on the page: status, readings, map, and what can be kept."""
+"""The results of one request on the page: status, readings, map, and the files to download."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 
 from .. import InputError
-from ..results import save_results, slug, write_atomically
+from ..runs.results import save_results
+from ..words.files import slug, write_atomically
 from . import view
+from .cells import Cell
 from .chips import OneChip
-from .desk import Desk, Job
-from .settings import Settings
+from .desk import Desk
+from .jobs import Job
+from .report import report
+from .settings import PageSettings
 
 CLICKS = """
 element.addEventListener('click', event => {
@@ -20,10 +23,10 @@ element.addEventListener('click', event => {
 });
 element.addEventListener('keydown', event => {
   const step = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-  const place = event.target.closest('td');
-  if (!step || !place) return;
-  let column = place.cellIndex + step[0], row = place.parentElement.rowIndex + step[1];
-  const rows = place.closest('table').rows;
+  const start = event.target.closest('td');
+  if (!step || !start) return;
+  let column = start.cellIndex + step[0], row = start.parentElement.rowIndex + step[1];
+  const rows = start.closest('table').rows;
   for (; rows[row]?.cells[column]; column += step[0], row += step[1]) {
     const button = rows[row].cells[column].querySelector('button');
     if (button) { button.focus(); event.preventDefault(); return; }
@@ -34,7 +37,7 @@ element.addEventListener('focusin', event => { focused = event.target.dataset?.f
 element.addEventListener('focusout', event => { if (event.relatedTarget) focused = ''; });
 watch('value', () => {
   if (focused && document.activeElement === document.body)
-    [...element.querySelectorAll('[data-focus]')].find(one => one.dataset.focus === focused)?.focus();
+    [...element.querySelectorAll('[data-focus]')].find(button => button.dataset.focus === focused)?.focus();
 });
 """
 GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
@@ -45,12 +48,20 @@ SHOW_LADDER = "() => setTimeout(() => document.querySelector('.ladder')?.scrollI
 
 
 class Panel:
-    """One request's results: status, readings, map, and what can be kept. Two of them stand side by side."""
+    """The results of one request. Two panels can stand side by side.
+
+    Attributes:
+        job_id: of the request that it shows.
+        cell: the cell whose ladder is open; "" if none.
+        pulse: changes when there is something new to draw.
+        query: of the link to the request.
+        new: what changes when another request is shown.
+    """
 
     def __init__(self, desk: Desk, exports: Path, name: str):
         self.desk, self.exports, self.name = desk, exports, name
         self.job_id, self.cell = gr.State(""), gr.State("")
-        self.pulse = gr.Textbox("", visible="hidden", show_label=False)  # changes when there is something new to draw
+        self.pulse = gr.Textbox("", visible="hidden", show_label=False)
         self.heading = gr.HTML("", apply_default_css=False, elem_id=f"heading-{name}")
         self.status = gr.HTML("", apply_default_css=False, elem_id=f"status-{name}")
         with gr.Tabs(elem_id=f"tabs-{name}") as self.tabs:
@@ -75,12 +86,9 @@ class Panel:
                     self.report = gr.DownloadButton("Report, HTML", interactive=False, elem_id=f"report-{name}")
                 self.query = gr.Textbox("", visible="hidden", show_label=False)
                 self.link = gr.Textbox(
-                    label="Link that restores these settings",
-                    interactive=False,
-                    buttons=["copy"],
-                    max_lines=3,
+                    label="Link that restores these settings", interactive=False, buttons=["copy"], max_lines=3,
                     elem_id=f"link-{name}",
-                )
+                )  # fmt: skip
                 self.python = gr.Code(
                     label="The same in Python", language="python", interactive=False, elem_id=f"python-{name}"
                 )
@@ -89,48 +97,48 @@ class Panel:
 
     def _connect(self) -> None:
         looks = [self.job_id, self.position, self.show, self.cell]
-        drawn = [self.heading, self.table, self.ladder]
+        drawn, files = [self.heading, self.table, self.ladder], [self.csv, self.json, self.report]
         last = {"trigger_mode": "always_last"} | QUIET
-        self.pulse.change(
-            self.draw,
-            looks,
-            [*drawn, self.map, self.rest, self.csv, self.json, self.report, self.python, self.status],
-            **last,
-        )
+        everything = [*drawn, self.map, self.rest, *files, self.python, self.status]
+        self.pulse.change(self.draw, looks, everything, **last)
         gr.on([self.position.input, self.show.input], self.draw_table, looks, drawn, **last)
         self.map_tab.select(self.draw_map, self.job_id, [self.map, self.rest], **QUIET)
         for clickable in (self.table, self.map):
             clickable.click(
-                self.open_cell, [self.job_id, self.show],
-                [self.cell, *drawn, self.position, self.tabs], **QUIET,
-            ).then(None, js=SHOW_LADDER)  # fmt: skip
+                self.open_cell, [self.job_id, self.show], [self.cell, *drawn, self.position, self.tabs], **QUIET
+            ).then(None, js=SHOW_LADDER)
         self.query.change(None, self.query, self.link, js=ADDRESS)
         if self.name == "a":
             self.query.change(None, self.query, None, js=KEEP_ADDRESS)
 
     def draw(self, id: str, position: int | None, show: str, cell: str) -> dict:
-        """The table so far; when a request is over, also the map and what can be kept."""
+        """Draw the table so far; when the request is over, also the map and the files."""
         drawn = self.draw_table(id, position, show, cell)
         job = self.desk.find(id)
         if job and job.is_over:
-            drawn |= self.draw_map(id) | self._keep(job)
+            drawn |= self.draw_map(id) | self._offer_files(job)
         return drawn
 
     def draw_table(self, id: str, position: int | None, show: str, cell: str) -> dict:
-        """The table, and the ladder that is open."""
+        """Draw the table, and the ladder that is open.
+
+        Args:
+            position: of the token that is shown; the last one if the request doesn't have it.
+            show: "best" or "all".
+            cell: name of the cell whose ladder is open.
+        """
         job = self.desk.find(id)
         if not job:
             return {self.table: GONE if id else "", self.ladder: ""}
-        positions = job.items["position"].unique().tolist()
-        key = view.parse_cell(cell)
+        opened = Cell.parse(cell)
         return {
             self.heading: view.heading(job),
-            self.table: view.table(job, position if position in positions else positions[-1], show == "all"),
-            self.ladder: view.ladder(job, key) if key else "",
+            self.table: view.table(job, position if position in job.positions else job.positions[-1], show == "all"),
+            self.ladder: view.ladder(job, opened) if opened else "",
         }
 
     def draw_map(self, id: str) -> dict:
-        """The map, and how much it lacks."""
+        """Draw the map, and the button that computes what it lacks."""
         job = self.desk.find(id)
         if not job:
             return {self.map: GONE if id else ""}
@@ -146,42 +154,42 @@ class Panel:
         return {self.map: view.heat_map(job), self.rest: button}
 
     @staticmethod
-    def rest_of(job: Job) -> Settings:
-        """The same settings on all tokens and all layers."""
-        return replace(job.settings, tokens=tuple(range(len(job.tokens))), layers="all")
+    def rest_of(job: Job) -> PageSettings:
+        """Return the same settings for all tokens and all layers."""
+        return job.settings.replace(tokens=range(len(job.tokens)), layers="all")
 
     def open_cell(self, id: str, show: str, event: gr.EventData) -> dict:
-        """The ladder of the cell or square that was clicked; from the map, also its token's table."""
-        job, cell = self.desk.find(id), event._data.get("cell")
-        key = view.parse_cell(cell)
-        drawn = self.draw_table(id, key[2], show, cell) if job and key else {}
+        """Open the ladder of the cell that was clicked; from the map, also its token's table."""
+        job, name = self.desk.find(id), event._data.get("cell")
+        cell = Cell.parse(name)
+        drawn = self.draw_table(id, cell.position, show, name) if job and cell else {}
         if not drawn.get(self.ladder):
             return {self.cell: ""}
-        return drawn | {self.cell: cell, self.position: key[2], self.tabs: gr.Tabs(selected="readings")}
+        return drawn | {self.cell: name, self.position: cell.position, self.tabs: gr.Tabs(selected="readings")}
 
-    def _keep(self, job: Job) -> dict:
-        """The files of a request that is over, and its Python lines."""
+    def _offer_files(self, job: Job) -> dict:
+        """Write the files of a request that is over, and offer them; likewise its Python lines."""
         python = job.settings.python(self.desk.card(job.settings.model), self.desk.dtype)
         paths, problem = (None,) * 3, {}
         try:
             if job.rows is not None:
-                csv, report = self.write(job, python)
-                paths = (str(csv), str(csv.with_suffix(".json")), str(report))
-        except OSError as error:  # a full disk, say; what was read is still shown
+                csv, page = self.write(job, python)
+                paths = (str(csv), str(csv.with_suffix(".json")), str(page))
+        except OSError as error:  # such as a full disk; what was read is still shown
             problem = {self.status: view.error(f"The files to keep can't be written: {error.strerror}.", job)}
         buttons = (self.csv, self.json, self.report)
-        kept = {
+        offered = {
             button: gr.update(value=path, interactive=bool(path)) for button, path in zip(buttons, paths, strict=True)
         }
-        return kept | problem | {self.python: python}
+        return offered | problem | {self.python: python}
 
     def write(self, job: Job, python: str) -> tuple[Path, Path]:
-        """The CSV (with its JSON) and the report of a request that is over."""
+        """Write the CSV (with its JSON) and the report of a request that is over, and return their paths."""
         words = re.sub(r"[^a-z0-9]+", "-", job.settings.prompt.lower())[:40].strip("-") or "prompt"
         csv = self.exports / job.id / f"{slug(job.settings.model)}_{words}.csv"
-        report = csv.with_suffix(".html")
-        if not report.is_file():
+        page = csv.with_suffix(".html")
+        if not page.is_file():
             save_results(job.rows, csv)
-            with write_atomically(report) as file:
-                file.write(view.report(job, python))
-        return csv, report
+            with write_atomically(page) as file:
+                file.write(report(job, python))
+        return csv, page

@@ -1,77 +1,32 @@
-"""Serve the page, to this machine alone unless a password is set; nothing it does reaches any other host."""
+"""Serve the page, to this machine alone unless a password is set. It never asks any other host for anything.
+
+Nothing heavy is imported here, so that a wrong setting is refused in a moment.
+"""
+
+from __future__ import annotations
 
 import errno
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import InputError
-from .desk import Desk
+from ..models.sources import find_source
+from ..words.settings import ModelSettings
+
+if TYPE_CHECKING:
+    from .desk import Desk
 
 LOOPBACK = ("127.0.0.1", "localhost")
-FIRST_PORT, PORTS = 7860, 100  # tried one after another if none is asked for
+FIRST_PORT, PORTS = 7860, 100  # tried in turn if none is asked for
 USER = "superscopes"
-POLICY = (  # Gradio's page needs inline scripts and makes functions of text; nothing comes from elsewhere
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; "
-    "frame-ancestors 'self' http://127.0.0.1:* http://localhost:*"  # a notebook shows it in a frame
-)
-OPEN = (  # what the page and the client ask for, of Gradio's many routes
-    "assets/", "static/", "svelte/", "theme.css", "favicon.ico", "manifest.json", "robots.txt", "config", "info",
-    "openapi.json", "queue/", "call/", "run/predict", "heartbeat/", "startup-events", "app_id", "cancel", "reset", "user", "token",
-    "login", "logout",
-)  # fmt: skip
-
-
-def prepare_gradio(folder: Path) -> None:
-    """Settings that Gradio reads from the environment when it is imported."""
-    os.environ |= {
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "GRADIO_RUN_HISTORY": "False",
-        "GRADIO_MCP_SERVER": "False",
-        "GRADIO_TEMP_DIR": str(folder / "cache"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    for name in ("NO_PROXY", "no_proxy"):  # the server asks itself whether it is up
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
-    for name in ("GRADIO_SHARE", "GRADIO_ALLOWED_PATHS", "GRADIO_SERVER_NAME", "GRADIO_ROOT_PATH"):
-        os.environ.pop(name, None)
-
-
-class Guard:
-    """An ASGI layer before Gradio's: what may be asked for, by which page, and what a browser may do with the answer."""
-
-    def __init__(self, app, folder: Path):
-        self.app, self.files = app, f"file={folder}/"
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        from starlette.responses import PlainTextResponse
-
-        headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host, origin = headers.get("host", ""), headers.get("origin")
-        path = scope["path"].strip("/").removeprefix("gradio_api").strip("/")
-        refused = None
-        if origin and scope["method"] not in ("GET", "HEAD") and origin.partition("://")[2] != host:
-            refused = PlainTextResponse("asked by a page of another origin", 403)
-        elif path and (".." in path or not path.startswith((*OPEN, self.files))):
-            refused = PlainTextResponse("not served here", 403)
-
-        async def with_policy(message):
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"x-content-type-options", b"nosniff"),
-                    (b"referrer-policy", b"same-origin"),
-                ]
-            await send(message)
-
-        await (refused or self.app)(scope, receive, with_policy)
+PASSWORD = "SUPERSCOPES_PASSWORD"  # the environment variable
 
 
 class Server:
@@ -80,17 +35,25 @@ class Server:
     Attributes:
         url: where.
         desk: the model and its queue.
+
+    Args:
+        port: the first free one from 7860 on if left out.
+        password: needed for an address that others can reach.
+
+    Raises:
+        InputError: no such model; or a dtype, device, port or address that can't be used.
     """
 
     def __init__(self, desk: Desk, port: int | None = None, address: str = "127.0.0.1", password: str = ""):
         check_address(address, password)
         desk.check()
-        self.desk, self.port = desk, free_port(port, address)
+        self.desk, self.port = desk, find_port(port, address)
         self._folder = Path(tempfile.mkdtemp(prefix="superscopes-")).resolve()
-        prepare_gradio(self._folder)
+        _prepare_gradio(self._folder)
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+        from .guard import Guard
         from .page import Page
         from .theme import theme
         from .view import STYLE
@@ -99,7 +62,7 @@ class Server:
         exports.mkdir()
         self._page = Page(desk, exports)
         self._blocks = self._page.blocks
-        hosts = ["*"] if address == "0.0.0.0" else [*LOOPBACK, address]  # else DNS rebinding could reach it
+        hosts = ["*"] if address == "0.0.0.0" else [*LOOPBACK, address]  # or DNS rebinding could reach it
         layers = [Middleware(Guard, folder=self._folder), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
         self._blocks.queue(max_size=200, default_concurrency_limit=8, api_open=False)
         self._blocks._queue.sleep_when_free = 0.02  # not a thousand times a second, beside a model on the same cores
@@ -114,33 +77,93 @@ class Server:
         desk.open()
 
     def close(self) -> None:
-        """Stop serving, let the model go, remove what was written for downloads."""
+        """Stop serving, free the model, and remove what was written for downloads."""
         self._blocks.close(verbose=False)
         self.desk.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def check_address(address: str, password: str) -> None:
-    """Raises InputError for an address that others can reach, without a password."""
-    if address not in LOOPBACK and len(password) < 8:
-        why = "others can reach it, so it needs a password of 8 letters or more in SUPERSCOPES_PASSWORD"
-        raise InputError("address", address, why)
+def serve(model: str, dtype: str, device: str, port: int | None, address: str) -> int:
+    """Serve the page until it is stopped, with the password of the environment; the command `app`.
+
+    Returns:
+        The exit code: 2 bad input, 130 stopped by Ctrl-C. SIGTERM exits with 143.
+    """
+    print("starting (a few seconds) …", flush=True)  # importing the libraries alone takes some
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    server, password = None, os.environ.get(PASSWORD, "")
+    try:
+        settings = ModelSettings.of({"model": model, "dtype": dtype, "device": device})
+        check_address(address, password)
+        find_port(port, address)
+        find_source(settings.model, settings.source_options)
+        from .desk import Desk  # all that needs no model is checked by now
+
+        server = Server(Desk(model, dtype, device), port, address, password)
+        who = f" (user {USER}, password as set)" if password else ""
+        print(f"Superscopes is at {server.url}{who}; Ctrl-C stops it.", flush=True)
+        threading.Event().wait()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    finally:
+        if server:
+            server.close()
 
 
-def free_port(port: int | None, address: str = "127.0.0.1") -> int:
-    """The port asked for, or the first free one from 7860 on.
+def show(model: str, dtype: str = "float32", port: int | None = None, height: int = 1100) -> Server:
+    """Serve the page from a notebook and show it in a frame; one that was shown before is closed.
+
+    Args:
+        height: of the frame, in pixels.
 
     Raises:
-        InputError: in use, or none.
+        InputError: no such model, an unknown dtype, or a port in use.
+    """
+    from IPython.display import IFrame, display
+
+    from .desk import Desk
+
+    global _shown
+    if _shown:
+        _shown.close()
+    _shown = Server(Desk(model, dtype), port)
+    display(IFrame(_shown.url, width="100%", height=height))
+    return _shown
+
+
+_shown: Server | None = None
+
+
+def check_address(address: str, password: str) -> None:
+    """Check that an address which others can reach is protected.
+
+    Raises:
+        InputError: it has no password, or a short one.
+    """
+    if address not in LOOPBACK and len(password) < 8:
+        raise InputError(
+            "address", address, f"others can reach it, so it needs a password of 8 letters or more in {PASSWORD}"
+        )
+
+
+def find_port(port: int | None, address: str = "127.0.0.1") -> int:
+    """Return the port asked for, or the first free one from 7860 on.
+
+    Raises:
+        InputError: in use, or none is free.
     """
     if port is not None and not 1 <= port <= 65535:
         raise InputError("port", port, "expected 1 to 65535")
-    for one in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]:
+    for candidate in range(FIRST_PORT, FIRST_PORT + PORTS) if port is None else [port]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((address, one))
-                return one
+                probe.bind((address, candidate))
+                return candidate
             except OSError as error:
                 reason = str(error.strerror or error).lower()
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
@@ -152,20 +175,16 @@ def free_port(port: int | None, address: str = "127.0.0.1") -> int:
     raise InputError("port", f"{FIRST_PORT}–{FIRST_PORT + PORTS - 1}", "all in use; --port names another")
 
 
-def show(model: str, dtype: str = "float32", port: int | None = None, height: int = 1100) -> Server:
-    """Serve the page from a notebook and show it there; one that was shown before is closed.
-
-    Raises:
-        InputError: no such model, a dtype that we don't know, or a port in use.
-    """
-    from IPython.display import IFrame, display
-
-    global _shown
-    if _shown:
-        _shown.close()
-    _shown = Server(Desk(model, dtype), port)
-    display(IFrame(_shown.url, width="100%", height=height))
-    return _shown
-
-
-_shown: Server | None = None
+def _prepare_gradio(folder: Path) -> None:
+    """Set what Gradio reads from the environment when it is imported."""
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",
+        "GRADIO_MCP_SERVER": "False",
+        "GRADIO_TEMP_DIR": str(folder / "cache"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for name in ("NO_PROXY", "no_proxy"):  # the server asks itself whether it is up
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+    for name in ("GRADIO_SHARE", "GRADIO_ALLOWED_PATHS", "GRADIO_SERVER_NAME", "GRADIO_ROOT_PATH"):
+        os.environ.pop(name, None)

@@ -248,9 +248,11 @@ def _map(job: Job, component: str, cells: Cells, positions: Sequence[int]) -> st
     for layer in reversed(range(job.num_layers)):
         squares = []
         for cell in (Cell(component, layer, position) for position in positions):
-            tries = cells.get(cell)
-            squares.append(_square(job, cell, tries, can_focus) if tries else _UNREAD)
-            can_focus = can_focus and not squares
+            if tries := cells.get(cell):
+                squares.append(_square(job, cell, tries, can_focus))
+                can_focus = False
+            else:
+                squares.append('<td><span class="missing" title="not read yet"></span></td>')
         rows.append(f'<tr><th scope="row">{layer}</th>{"".join(squares)}</tr>')
     heads = "".join(f'<th scope="col"><span>{shown(job.tokens[position])}</span></th>' for position in positions)
     return (
@@ -258,9 +260,6 @@ def _map(job: Job, component: str, cells: Cells, positions: Sequence[int]) -> st
         f"<table><caption>{symbol(component)}</caption><thead><tr><th></th>{heads}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-_UNREAD = '<td><span class="missing" title="not read yet"></span></td>'
 
 
 def _square(job: Job, cell: Cell, tries: Sequence[Try], can_focus: bool) -> str:

@@ -241,11 +241,10 @@ def app(
     address: Annotated[str, _option("ADDRESS", "Any but this machine's own needs SUPERSCOPES_PASSWORD.")] = "127.0.0.1",
 ) -> int:
     """Open the application: one prompt in a browser. Ctrl-C stops it."""
-    from ..app.__main__ import main
+    from ..app.server import serve
     from ..words.settings import DEFAULT_MODEL
 
-    where = ["--port", str(port)] if port is not None else []
-    return main(["--model", model or DEFAULT_MODEL, "--dtype", dtype, "--device", device, "--address", address, *where])
+    return serve(model or DEFAULT_MODEL, dtype, device, port, address)
 
 
 @cli.command()

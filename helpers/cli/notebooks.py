@@ -16,7 +16,7 @@ import psutil
 
 from .. import ROOT, InputError
 from ..runs.progress import LOG
-from ..runs.stopping import KINDS, NO_ROOM, Stopped, Terminated, hearing
+from ..runs.stopping import KINDS, NO_ROOM, Stopped, Terminated, deferring_signals
 from ..words.files import shown, write_atomically
 from ..words.machine import cores
 from ..words.settings import Record
@@ -52,7 +52,7 @@ def passing_on_signals() -> Iterator[Callable[[], type[Stopped] | None]]:
                 kernel.send_signal(signum)
         return bool(kernels)
 
-    with hearing(pass_on) as stopped_by:
+    with deferring_signals(pass_on) as stopped_by:
         try:
             yield stopped_by
         except RuntimeError as error:  # of a kernel that was starting, or that the signal ended

@@ -214,9 +214,8 @@ def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     return (
         f"{found.model}, {found.prompts} prompts, source layers {found.layers}. {interpreted(settings.threshold)}. "
-        f"Above: each amplifier alone, one try. Below: the best of k tries, less what chance gives with as many tries "
-        f"({OTHERS}; samples: {PAPERS_SAMPLING}). {BARS}, over prompts; grey: 95 % of all rotations. Scales "
-        "differ."
+        f"Above: each amplifier alone. Below: the best of k tries, less what chance gives with as many ({OTHERS}; "
+        f"samples: {PAPERS_SAMPLING}). {BARS}, over prompts; grey: 95 % of all rotations. Scales differ."
     )
 
 

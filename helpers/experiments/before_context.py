@@ -124,33 +124,43 @@ class Found(NamedTuple):
 
 def tables(settings: Settings, rows: pd.DataFrame) -> Found:
     """Find ℓ_c of each prompt, and what is legible in the layers before it, beside chance with the same selection."""
-    import numpy as np
     import pandas as pd
 
-    from ..judging.chance import band, rotated
-    from ..judging.effects import judge_rows
     from ..judging.judge import Judge
     from ..judging.score import score
 
     judge, described = Judge(settings.judge, settings.threshold), descriptions(settings)
     evaluated = score(evaluated_beside(settings, rows, described), judge, described)
     every = pd.concat([evaluated, rows]).drop_duplicates("id", ignore_index=True)
-    of_prompts = every[every["source prompt"].isin(described)]
-    into_first = of_prompts[(of_prompts["component"] == "hidden_state") & (of_prompts["target layer"] == 0)]
+    claims = claims_before_context(every[every["source prompt"].isin(described)], described, judge)
+    return Found(rows.attrs["model"]["name"], every, contextualized(every, judge), *claims)
+
+
+def claims_before_context(
+    rows: pd.DataFrame, described: dict[str, str], judge: Judge
+) -> tuple[tuple[float, float, float], dict[str, dict[str, dict]]]:
+    """Return how many prompts have an ℓ_c by chance, and what is legible before ℓ_c; see `Found.chance` and `.earlier`.
+
+    Args:
+        rows: of prompts with a description: these readings and the evaluations'.
+    """
+    import numpy as np
+
+    from ..judging.chance import band, rotated
+    from ..judging.effects import judge_rows
+
+    into_first = rows[(rows["component"] == "hidden_state") & (rows["target layer"] == 0)]
     plain = judge_rows(into_first[PLAIN.choose(into_first)], judge, described, echoes=False)
     context = context_by_judge(plain)
     n, by_chance = len(context), (rotated(context) != NEVER).sum(1)[1:]
     earlier = {}
     if (context.diagonal() > 0).sum() >= 2 and (context[~np.eye(n, dtype=bool)] > 0).sum() >= n:
         for component, target in EVALUATED.items():
-            judged = _before(of_prompts, component, target, judge, described)
+            judged = _before(rows, component, target, judge, described)
             if judged.prompts != plain.prompts:
                 raise InputError("results", component, "the evaluation is of other prompts")
             earlier[component] = {method: _earlier(judged, method, context) for method in judged.methods}
-    return Found(
-        rows.attrs["model"]["name"], every, contextualized(every, judge),
-        (float(np.mean(by_chance)), *band(by_chance)), earlier,
-    )  # fmt: skip
+    return (float(np.mean(by_chance)), *band(by_chance)), earlier
 
 
 def contextualized(rows: pd.DataFrame, judge: Judge) -> pd.Series:

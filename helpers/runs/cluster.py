@@ -1,4 +1,4 @@
-"""The same plans on Dask workers, in this machine's processes or on a cluster; rows come back to this process's ledger."""
+"""The same plans on Dask workers, of this machine or of a cluster; rows come back to this process's ledger."""
 
 import secrets
 import signal
@@ -56,6 +56,7 @@ class Held:
         """Return the plan on the model, expanded once; it is kept until another one is asked for."""
         if self._reader is None or self._plan != plan or batch_size not in (None, self._reader.size):
             items = self._reader.items if self._reader and self._plan == plan else None
+            self._reader = None  # freed before the next one is made
             shared = {"prompt": session.prompt_for(plan), "sources": session.sources_for(plan), "items": items}
             self._reader, self._plan = Reader(session.lm, plan, batch_size, fused=False, **shared), plan
         return self._reader
@@ -109,7 +110,7 @@ def _size(name: str) -> int:
         return HELD.reader(*_run(name), None).size
 
 
-def _read(name: str, batch_size: int, starts: list[int]) -> tuple[dict, float, list[tuple[list[str], list[tuple], dict]]]:
+def _read(name: str, batch_size: int, starts: list[int]) -> tuple[dict, float, list[tuple]]:
     """Read the batches that begin at some indexes.
 
     Returns:
@@ -215,7 +216,7 @@ class Workers:
     def batches(
         self, plan: Plan, items: list[Item], batch_size: int | None, done: Collection[str]
     ) -> Iterator[list[Batch]]:
-        """Read a plan's batches, without those whose ids are all in `done`; yield a chunk when it is ready, in any order.
+        """Read a plan's batches, but not those whose ids are all in `done`; yield chunks as they get ready.
 
         Raises:
             InputError: a worker with another model, code or version of a library.

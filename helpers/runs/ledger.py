@@ -207,16 +207,16 @@ def _line_of(plan: int, batch: "Batch", seconds: float) -> bytes:
 
 
 def _readings(line: dict) -> Iterator[tuple[str, Reading]]:
-    """Yield (id, reading) of a line's rows; a column that an older line lacks has its default."""
+    """Iterate over a line's rows as (id, reading); a column that an older line lacks has its default."""
     ids, failed = line["id"], line.get("failed", {})
-    columns = [
-        line[name] if name in line else [Reading._field_defaults[field]] * len(ids)
-        for name, field in LINE_COLUMNS.items()
-    ]
-    for id, *values in zip(ids, *columns, strict=True):
-        status, message = failed.get(id, ("ok", ""))
-        known = (math.nan if value is None else value for value in values)
-        yield id, Reading(**dict(zip(LINE_COLUMNS.values(), known, strict=True)), status=status, message=message)
+    columns = {field: [default] * len(ids) for field, default in Reading._field_defaults.items()}
+    for name, field in LINE_COLUMNS.items():
+        if name in line:
+            columns[field] = [math.nan if value is None else value for value in line[name]]
+    if failed:
+        columns["status"], columns["message"] = zip(*(failed.get(id, ("ok", "")) for id in ids), strict=True)
+    readings = map(Reading, *(columns[field] for field in Reading._fields))
+    return zip(ids, readings, strict=True)
 
 
 class Ledger:
@@ -261,7 +261,7 @@ class Ledger:
 
     def _open(self) -> None:
         file = self.folder / "rows.jsonl"
-        if not rows_in(self.folder):
+        if not any(_lines(file)):
             file.unlink(missing_ok=True)
             (self.folder / "complete.json").unlink(missing_ok=True)  # first, or it could outlive its rows
         if not file.is_file():
@@ -286,9 +286,7 @@ class Ledger:
 
     def _take(self, line: dict) -> None:
         known = self.readings[line["plan"]]
-        for id, reading in _readings(line):
-            if id not in known or known[id].status in TRIED_AGAIN:
-                known[id] = reading
+        known |= {id: new for id, new in _readings(line) if id not in known or known[id].status in TRIED_AGAIN}
         self.made.append(line["made"] | {"plan": line["plan"]})
 
     @property

@@ -19,7 +19,7 @@ PATIENCE = 3  # seconds: the kernel of a command that was killed lives about so 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing a folder. The system releases the lock when this process ends, however it ends.
+    """Keep other processes from changing a folder; the system releases the lock if this process ends, however it does.
 
     Raises:
         InputError: another process has it (named), or it can't be written.

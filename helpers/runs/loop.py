@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..words.plans import Plan
 from ..words.rows import Identity, Item
 from .ledger import Ledger
-from .stopping import Stopped, hearing
+from .stopping import Stopped, deferring_signals
 
 if TYPE_CHECKING:
     from ..engine.interpret import Batch
@@ -26,7 +26,7 @@ class Source(Protocol):
     def batches(
         self, plan: Plan, items: list[Item], batch_size: int | None, done: Collection[str]
     ) -> Iterator[list["Batch"]]:
-        """Read a plan's batches, without those whose ids are all in `done`; yield what is ready together, in any order."""
+        """Read a plan's batches, but not those whose ids are all in `done`; yield them as they get ready."""
 
     def describe(self, *plans: Plan) -> dict:
         """Return what makes the results, as `sweep.describe` does."""
@@ -85,7 +85,7 @@ def stops() -> Iterator[Callable[[], type[Stopped] | None]]:
             _say("\nStopping after the batch in hand; once more stops now.")
         return True
 
-    with hearing(note, "stopped in the middle of a batch; the batches before it are kept") as stopped_by:
+    with deferring_signals(note, "stopped in the middle of a batch; the batches before it are kept") as stopped_by:
         yield stopped_by
 
 

@@ -64,15 +64,16 @@ class Readings:
         bar: how progress is drawn; None draws nothing.
 
     Raises:
-        ValueError: the session is of another model.
+        ValueError: the session has another model or judge.
     """
 
     def __init__(self, settings: ReadSettings, session: Session | None = None, bar: Callable | None = Bar):
         self.settings, self.session, self.bar = settings, session or Session(settings), bar
         self.folder = results_folder(settings.model, settings.out_dir, **settings.source_options.changed)
-        for name in ("model", "source_options", "dtype", "device"):
-            if getattr(settings, name) != getattr(self.session.settings, name):
-                raise ValueError(f"the session has another {name}: {getattr(self.session.settings, name)!r}")
+        for name in ("model", "source_options", "dtype", "device", "judge"):
+            wanted, has = getattr(settings, name), getattr(self.session.settings, name, "")
+            if wanted != has and not (name == "judge" and self.session.has_judge):
+                raise ValueError(f"the session has another {name}: {has!r}, not {wanted!r}")
 
     @property
     def card(self) -> ModelCard:

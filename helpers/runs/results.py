@@ -93,11 +93,11 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
         raise InputError("results", str(path), "no such file")
     content = file.read_bytes()
     digest = digest_of(content)
-    may_be_empty = [name for name, dtype in COLUMN_DTYPES.items() if dtype in ("float64", "Int64") and name != AMPLIFIER]
+    may_be_empty = [name for name, dtype in COLUMN_DTYPES.items() if dtype in ("float64", "Int64")]
     try:
         rows = pd.read_csv(
             io.BytesIO(gzip.decompress(content) if file.suffix == ".gz" else content),
-            keep_default_na=False, na_values={name: [""] for name in may_be_empty},
+            keep_default_na=False, na_values={name: [""] for name in may_be_empty if name != AMPLIFIER},
             dtype={name: dtype for name, dtype in COLUMN_DTYPES.items() if dtype in ("str", "Int64")},
         )  # fmt: skip
     except (ValueError, EOFError, OSError, zlib.error, pd.errors.ParserError) as error:

@@ -49,8 +49,8 @@ class Session:
         """Load the model."""
         from ..models.load import load_model
 
-        own = self.settings
-        return load_model(own.model, own.dtype, own.device, **own.source_options.changed)
+        settings = self.settings
+        return load_model(settings.model, settings.dtype, settings.device, **settings.source_options.changed)
 
     @cached_property
     def card(self) -> "ModelCard":
@@ -66,8 +66,13 @@ class Session:
         """Make the judge; its sentence model is loaded when it first judges."""
         from ..judging.judge import THRESHOLD, Judge
 
-        own = self.settings
-        return self._judge or Judge(getattr(own, "judge", ""), getattr(own, "threshold", THRESHOLD))
+        folder, threshold = getattr(self.settings, "judge", ""), getattr(self.settings, "threshold", THRESHOLD)
+        return self._judge or Judge(folder, threshold)
+
+    @property
+    def has_judge(self) -> bool:
+        """Tell whether it was given a judge, whatever the settings say."""
+        return self._judge is not None
 
     @property
     def has_weights(self) -> bool:

@@ -34,7 +34,7 @@ KINDS = {signal.SIGINT: Stopped, signal.SIGTERM: Terminated, signal.SIGHUP: Term
 
 
 @contextmanager
-def hearing(first: Callable[[int], bool], second: str = "") -> Iterator[Callable[[], type[Stopped] | None]]:
+def deferring_signals(first: Callable[[int], bool], second: str = "") -> Iterator[Callable[[], type[Stopped] | None]]:
     """Handle signals within the block: note the first one, and raise at the second.
 
     Args:

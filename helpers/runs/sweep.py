@@ -1,4 +1,4 @@
-"""Run plans and score them in one call, as a table; and what makes such a table of what was read."""
+"""Run plans and score them in one call, as a table; make that table from readings; describe what made it."""
 
 import hashlib
 import json
@@ -58,7 +58,7 @@ def sweep(
     for plan, some in zip(plans, items, strict=True):
         advance = progress and (lambda done, _, before=before: progress(before + done, total))
         batches = list(run(lm, plan, batch_size, advance, fused, items=some))
-        tables.append(rows_of(some, [one for batch in batches for one in batch.readings], plan.target_prompt))
+        tables.append(rows_of(some, [reading for batch in batches for reading in batch.readings], plan.target_prompt))
         made += [batch.made for batch in batches]
         before += len(some)
     rows = pd.concat(tables, ignore_index=True)
@@ -76,10 +76,11 @@ def rows_of(
         target_prompt: whose `stop` ends an item of the in-memory column `first item`; the paper's if left out.
     """
     values = {name: [getattr(item, field) for item in items] for name, field in ITEM_COLUMNS.items()}
-    values |= {name: [getattr(one, field) for one in readings] for name, field in READING_COLUMNS.items()}
+    values |= {name: [getattr(reading, field) for reading in readings] for name, field in READING_COLUMNS.items()}
     columns = {name: pd.array(values.get(name, [np.nan] * len(items)), dtype) for name, dtype in COLUMN_DTYPES.items()}
     first_item = (target_prompt or TargetPrompt()).first_item
-    return pd.DataFrame(columns).assign(**{FIRST_ITEM: pd.array([first_item(one.result) for one in readings], "str")})
+    columns[FIRST_ITEM] = pd.array([first_item(reading.result) for reading in readings], "str")
+    return pd.DataFrame(columns)
 
 
 def assemble(

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import core_schema
 
-from .. import InputError
+from .. import ROOT, InputError
 from . import grammar
 from .grammar import check_flag, check_real, check_string, check_whole, read_number, read_path
 from .machine import cores
@@ -182,10 +182,20 @@ class Record(BaseModel):
         return {name: value for name in type(self).model_fields if (value := getattr(self, name)) != getattr(usual, name)}
 
     def shown(self) -> dict[str, object]:
-        """Return what the results depend on, as their JSON tells it."""
+        """Return what the results depend on, as their JSON tells it; files of the repository by relative paths."""
         fields = type(self).model_fields
         names = [name for name, field in fields.items() if field.json_schema_extra["changes_results"]]
-        return {name: value.changed if isinstance(value := getattr(self, name), Record) else value for name in names}
+        return {name: _without_root(getattr(self, name)) for name in names}
+
+
+def _without_root(value: object) -> object:
+    if isinstance(value, Record):
+        value = value.changed
+    if isinstance(value, dict):
+        return {name: _without_root(part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_without_root, value))
+    return value.removeprefix(f"{ROOT}/") if isinstance(value, str) else value
 
 
 class SourceOptions(Record):

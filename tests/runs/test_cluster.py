@@ -89,7 +89,9 @@ def test_whoever_is_killed_costs_nothing(tmp_path, tiny_folder, whole, cluster):
     driver = run.begin(address, run.rows + 32)
     for worker in workers:  # one after the other: what Dask calls a nanny starts each again
         [inner] = [
-            child for child in psutil.Process(worker.pid).children(recursive=True) if "spawn" in " ".join(child.cmdline())
+            child
+            for child in psutil.Process(worker.pid).children(recursive=True)
+            if "spawn" in " ".join(child.cmdline())
         ]
         inner.kill()
         run.wait_for(min(run.rows + 64, run.total), driver)
@@ -135,7 +137,7 @@ def test_experiments_share_the_workers_of_a_session(tmp_path, tiny_folder, monke
     monkeypatch.setattr(ledger, "WORK", tmp_path / "work")
     started, make = [], cluster.distributed.LocalCluster
     monkeypatch.setattr(cluster.distributed, "LocalCluster", lambda **options: started.append(1) or make(**options))
-    plans = [make_plan("Titanic", layers="all", amplifiers=(1, 2), max_new_tokens=2, **more) for more in ({}, {"token": 0})]
+    plans = [make_plan("Titanic", layers="all", amplifiers=(1, 2), token=token, max_new_tokens=2) for token in (-1, 0)]
     which = ModelSettings.of({"model": str(tiny_folder)})
     with Session(which, QuickJudge()) as session:
         two = [make_readings(tiny_folder, tmp_path / "two", None, session, workers=2).of(f"{number}.csv", [plan])

@@ -218,14 +218,18 @@ def test_names_are_no_paths(name, tmp_path, capfd):
         assert capfd.readouterr().err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
-ODD = ["", " ", "nan", "inf", "-1", "0", "1e-3", "1e308", "007", "1_000", "[1,2]", "no", "on", "True", "1:30", "1,1,1", "🙂", "a\0b",
-       "'", '"', "../..", "99999999999999999999", "1-3,9", "depth:0.5", "1:3:0.5", "{x}", "x" * 500, "None", "same", "all", "=1+1", "-0"]  # fmt: skip
+ODD = [
+    "", " ", "nan", "inf", "-1", "0", "1e-3", "1e308", "007", "1_000", "[1,2]", "no", "on", "True", "1:30", "1,1,1",
+    "🙂", "a\0b", "'", '"', "../..", "99999999999999999999", "1-3,9", "depth:0.5", "1:3:0.5", "{x}", "x" * 500, "None",
+    "same", "all", "=1+1", "-0",
+]  # fmt: skip
 USUAL = {
-    "layers": ["0-2", "1", "all", "depth:0,1"], "amplifiers": ["1", "1,2.5", "0,-3", "1e30", "1:3:0.5"], "token": ["-1", "0"],
-    "target_layer": ["same", "0", "2"], "max_new_tokens": ["1", "4"], "temperature": ["0", "0.7"], "top_p": ["0.9", "1"],
-    "seed": ["0", "4294967295"], "batch_size": ["0", "1", "7"], "num_prompts": ["0", "1"], "dtype": ["float32", "bfloat16"],
-    "device": ["auto", "cpu"], "target_prompt": ["", "Syria: Country, x", "Syria: Country, {x}, y"], "new": ["true", "false"],
-    "prompts": ["data/prompts.csv"], "workers": ["0"], "reuse": ["", "data/smollm2-135m"], "judge": [""],
+    "layers": ["0-2", "1", "all", "depth:0,1"], "amplifiers": ["1", "1,2.5", "0,-3", "1e30", "1:3:0.5"],
+    "token": ["-1", "0"], "target_layer": ["same", "0", "2"], "max_new_tokens": ["1", "4"], "temperature": ["0", "0.7"],
+    "top_p": ["0.9", "1"], "seed": ["0", "4294967295"], "batch_size": ["0", "1", "7"], "num_prompts": ["0", "1"],
+    "dtype": ["float32", "bfloat16"], "device": ["auto", "cpu"], "new": ["true", "false"], "workers": ["0"],
+    "target_prompt": ["", "Syria: Country, x", "Syria: Country, {x}, y"], "prompts": ["data/prompts.csv"],
+    "reuse": ["", "data/smollm2-135m"], "judge": [""],
 }  # fmt: skip
 
 
@@ -263,7 +267,8 @@ def test_any_settings_end_in_a_whole_table_or_a_sentence(tiny_folder, tmp_path, 
     def outcome(texts):
         try:
             with warnings.catch_warnings(action="ignore"):  # repeats are merged with a note
-                own = experiment.Settings.of(usual | read_settings(texts, [experiment.Settings])).model_copy(update={"new": True})
+                given = usual | read_settings(texts, [experiment.Settings])
+                own = experiment.Settings.of(given).model_copy(update={"new": True})
                 plans = experiment.plans(own)
             check_hardware(own.dtype, own.device)
             Judge(own.judge)

@@ -210,8 +210,9 @@ def test_unfinished_rows_of_other_settings_are_not_mixed_in(readings, work, whol
     others = [make_plan(PROMPTS[:2], **GRID | {"amplifiers": (1, 2)}), PLANS[1]]
     with pytest.raises(InputError) as refused:
         readings().of("mlp.csv", others)
-    assert "24 of 58 rows of other settings: prompts (3 then, 2 now); amplifiers ([1.0, 2.0, 5.0] then, [1.0, 2.0] " \
-        "now). The same settings continue it, --new (new = True) starts beside it, ./runme.sh clean" in str(refused.value)  # fmt: skip
+    differ = "prompts (3 then, 2 now); amplifiers ([1.0, 2.0, 5.0] then, [1.0, 2.0] now)"
+    how = "The same settings continue it, --new (new = True) starts beside it, ./runme.sh clean"
+    assert f"24 of 58 rows of other settings: {differ}. {how}" in str(refused.value)
     with pytest.raises(InputError, match=r"model dtype \(float32 then, bfloat16 now\)"):
         readings(dtype="bfloat16").of("mlp.csv", PLANS)
     assert len(readings(new=True).of("mlp.csv", others)) == 2 * 2 * 3 * 2 + 4

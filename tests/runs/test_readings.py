@@ -305,3 +305,15 @@ def test_the_real_judge_is_used_where_none_is_given(work, tiny_folder):
     assert readings.judge.fingerprint == judge.fingerprint == rows.attrs["judge"]["fingerprint"]
     assert rows["score"][0] == pytest.approx(judge.similarity(rows["result"], rows["source prompt"])[0], abs=1e-6)
     assert sorted(os.listdir(work / "a")) == ["some.csv", "some.json"]
+
+
+def test_a_session_s_judge_is_that_of_its_experiments(work, tiny_folder, loaded):
+    """A judge that was given stays; one that only some settings name is no session's."""
+    settings = ModelSettings.of({"model": str(tiny_folder)})
+    other = {"judge": str(work)}
+    assert make_readings(tiny_folder, work, None, loaded, **other).judge is loaded.judge
+    with pytest.raises(ValueError, match="the session has another judge"):
+        make_readings(tiny_folder, work, None, Session(settings), **other)
+    with pytest.raises(InputError, match="judge="):
+        make_readings(tiny_folder, work / "a", **other).of("some.csv", PLANS)
+    assert not list(work.iterdir()), "it was refused before anything was done"

@@ -13,6 +13,7 @@ from helpers.experiments.layer_success_plots import check_grid
 from helpers.runs.results import evaluations, read_evaluations, read_results, save_results
 from helpers.words.files import json_of
 from helpers.words.rows import ROW_COLUMNS
+from helpers.words.target import PAPER_TARGET_PROMPT
 
 NASTY = [
     "NA", "None", "", "nan", "1", "a\nb\r\nc\rd", 'say "hi", no', "=1+1", " lead", "🎸 شيء", "tab\t", "\\N", "a\0b",
@@ -111,10 +112,8 @@ def test_a_compressed_file_that_was_cut_off_is_no_csv(tmp_path):
 def evaluation(tmp_path, file="mlp_output", **model):
     """Write an evaluation with a single row; return its path and what its JSON says."""
     plan = {
-        "components": ["mlp_output"], "token": [-1], "target_layer": ["same"], "decoding": "greedy", "max_new_tokens": 10,
-        "target_prompt": {"text": "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South "
-                          "Korean multinational major appliance and consumer electronics corporation, x",
-                          "name": "paper", "stop": ", "},
+        "components": ["mlp_output"], "token": [-1], "target_layer": ["same"], "decoding": "greedy",
+        "max_new_tokens": 10, "target_prompt": {"text": PAPER_TARGET_PROMPT, "name": "paper", "stop": ", "},
     }  # fmt: skip
     identity = {"name": "tiny", "fingerprint": "0123", "dtype": "float32", "attention": "sdpa"} | model
     rows = read_results(published(tmp_path))[:1]
@@ -136,7 +135,7 @@ def test_only_what_was_made_in_the_same_way_is_compared(tmp_path):
     file, beside = evaluation(tmp_path)
     assert len(read_evaluations(file, beside)) == 1
     for changed, words in (
-        ({"model": beside["model"] | {"dtype": "bfloat16"}}, "made with dtype='float32', what it is compared with, with 'bf"),
+        ({"model": beside["model"] | {"dtype": "bfloat16"}}, "made with dtype='float32', what it is compared with"),
         ({"plan": beside["plan"] | {"max_new_tokens": 9}}, "max_new_tokens=10: what mlp_output is compared with"),
     ):
         with pytest.raises(InputError, match=words):

@@ -1,23 +1,26 @@
-"""ℓ_c by its rule, what is legible before it, and the story of Figure 1, on tables whose answer is known."""
+"""ℓ_c by its rule, and what is legible before it, on tables whose answer is known."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from helpers.context import (
+from helpers.experiments.before_context import (
     NEVER,
+    Found,
+    Settings,
     among_contextualized,
     claims_before_context,
     context_by_judge,
     contextualized,
-    find_story,
-    guidance_found,
-    is_legible,
     layers_earlier,
-    story_sentence,
+    plans,
+    sentences,
     walkthrough,
 )
-from helpers.effects import Judged
+from helpers.judging.effects import Judged, is_legible
+from helpers.judging.judge import Judge
+from helpers.words.methods import METHODS
+from helpers.words.target import TargetPrompt
 
 GOLD = {
     "Pink Floyd": "English rock band",
@@ -28,10 +31,20 @@ GOLD = {
 
 
 def rows(lines, component="hidden_state", target=0):
-    """(prompt, layer, α, result, score gold)"""
+    """Make rows of (prompt, layer, α, result, score gold)."""
     made = pd.DataFrame(lines, columns=["source prompt", "layer", "amplification value", "result", "score gold"])
     made["target layer"] = made["layer"] if target == "same" else target
+    made["first item"] = [TargetPrompt().first_item(text) for text in made["result"]]
     return made.assign(component=component, status="ok", seed=None, token="x", **{"target prompt": "paper"})
+
+
+def judged_by(prompts, amplifiers, cosines):
+    """Make a table of readings in layers 0, 1, …: (prompts, layers, amplifiers, prompts) cosines."""
+    tries = pd.DataFrame({"amplification value": amplifiers, "target prompt": "paper", "seed": None})
+    chosen = {
+        name: np.broadcast_to(method.choose(tries).to_numpy(), cosines.shape[:3]) for name, method in METHODS.items()
+    }
+    return Judged(tuple(prompts), tuple(range(cosines.shape[1])), tries, cosines, chosen)
 
 
 def test_context_begins_at_the_first_of_two_legible_layers():
@@ -40,9 +53,9 @@ def test_context_begins_at_the_first_of_two_legible_layers():
         for layer, score in enumerate([0.1, 0.5, 0.2, 0.6, 0.7, 0.1])
     ]
     lines += [("Titanic", layer, 1, ": ship", score) for layer, score in enumerate([0.1, 0.5, 0.2, 0.4, 0.1, 0.9])]
-    found = contextualized(rows(lines))
+    found = contextualized(rows(lines), Judge())
     assert found.to_dict() == {"Pink Floyd": 3, "Titanic": NEVER}, "a single legible layer doesn't count"
-    assert contextualized(rows(lines), threshold=0.05)["Pink Floyd"] == 0
+    assert contextualized(rows(lines), Judge(threshold=0.05))["Pink Floyd"] == 0
 
 
 def test_an_echo_is_not_legible_whatever_its_score():
@@ -50,7 +63,7 @@ def test_an_echo_is_not_legible_whatever_its_score():
     assert is_legible(made).tolist() == [False, True]
     assert not is_legible(made.assign(status="nonfinite")).any()
     echoes = [("Pink Floyd", layer, 1, ": Floyd", 0.9) for layer in range(4)]
-    assert contextualized(rows(echoes))["Pink Floyd"] == NEVER
+    assert contextualized(rows(echoes), Judge())["Pink Floyd"] == NEVER
 
 
 def test_other_readings_say_nothing_about_context():
@@ -58,7 +71,7 @@ def test_other_readings_say_nothing_about_context():
     amplified = rows([("Pink Floyd", layer, 3, ": band", 0.9) for layer in range(4)])
     same = rows([("Pink Floyd", layer, 1, ": band", 0.9) for layer in range(1, 4)], target="same")
     mlp = rows([("Pink Floyd", layer, 1, ": band", 0.9) for layer in range(4)], component="mlp_output")
-    assert contextualized(pd.concat([rows(lines), amplified, same, mlp]))["Pink Floyd"] == NEVER
+    assert contextualized(pd.concat([rows(lines), amplified, same, mlp]), Judge())["Pink Floyd"] == NEVER
 
 
 def test_layers_earlier_are_counted_from_the_earliest_legible_one():
@@ -66,11 +79,10 @@ def test_layers_earlier_are_counted_from_the_earliest_legible_one():
     cosines[0, 1, 1, 0] = cosines[0, 2, 1, 0] = 0.8  # amplified, layers 1 and 2: two layers before ℓ_c = 3
     cosines[0, 3, :, 0] = 0.9  # at ℓ_c itself: not earlier
     cosines[1, 0, 1, 0] = 0.8  # the other prompt's reading fits the first prompt's description: chance
-    grid = pd.DataFrame({"amplification value": [1.0, 3.0], "target prompt": "paper", "seed": None})
-    judged = Judged(("a", "b"), (0, 1, 2, 3), grid, cosines)
+    judged = judged_by("ab", [1.0, 3.0], cosines)
     context = np.array([[3, NEVER], [2, 2]])  # ℓ_c as each prompt's description judges
-    assert layers_earlier(judged, ~judged.plain, context).tolist() == [[2, 0], [2, 0]]
-    assert layers_earlier(judged, judged.plain, context).tolist() == [[0, 0], [0, 0]]
+    assert layers_earlier(judged, "Superscopes", context).tolist() == [[2, 0], [2, 0]]
+    assert layers_earlier(judged, "Patchscopes", context).tolist() == [[0, 0], [0, 0]]
 
 
 def test_context_is_the_same_rule_for_every_judge():
@@ -78,8 +90,7 @@ def test_context_is_the_same_rule_for_every_judge():
     cosines[0, [1, 3, 4], 0, 0] = 0.8
     cosines[0, [0, 1], 0, 1] = 0.8
     cosines[1, [2], 0, :] = 0.8
-    grid = pd.DataFrame({"amplification value": [1.0], "target prompt": "paper", "seed": None})
-    assert context_by_judge(Judged(("a", "b"), tuple(range(5)), grid, cosines)).tolist() == [[3, 0], [NEVER, NEVER]]
+    assert context_by_judge(judged_by("ab", [1.0], cosines)).tolist() == [[3, 0], [NEVER, NEVER]]
 
 
 def test_only_pairs_with_an_earlier_layer_are_counted_own_and_by_chance():
@@ -102,14 +113,10 @@ def test_the_selection_by_context_makes_no_effect_of_its_own():
     for seed in range(30):
         rng = np.random.default_rng(seed)
         hits = rng.random((24, 8, 2, 24)) < 0.35
-        grid = pd.DataFrame({"amplification value": [1.0, 3.0], "target prompt": "paper", "seed": None})
-        judged = Judged(tuple("abcdefghijklmnopqrstuvwx"), tuple(range(8)), grid, hits.astype(np.float32))
+        judged = judged_by("abcdefghijklmnopqrstuvwx", [1.0, 3.0], hits.astype(np.float32))
         context = context_by_judge(judged)
         effects.append(
-            [
-                among_contextualized(layers_earlier(judged, which, context), context)["effect"]
-                for which in (judged.plain, ~judged.plain)
-            ]
+            [among_contextualized(layers_earlier(judged, method, context), context)["effect"] for method in METHODS]
         )
     assert (np.abs(np.mean(effects, 0)) < 3 * np.std(effects, 0) / np.sqrt(30) + 0.02).all()
 
@@ -128,56 +135,35 @@ def test_claims_count_readings_before_context_only():
             lines += [(prompt, layer, 1.5, f": {gold}" if layer == 1 else ": nothing", 0.9 if layer == 1 else 0.0)]
             mlp += [(prompt, layer, a, ": nothing", 0.0) for a in (1, 3)]
     table = pd.concat([rows(lines), rows(mlp, "mlp_output", "same")], ignore_index=True)
-    context = contextualized(table)
+    context = contextualized(table, Judge())
     assert context.tolist() == [2] * 4
-    earlier, sentences = claims_before_context(table, GOLD)
+    chance, earlier = claims_before_context(table, GOLD, Judge())
     hidden = earlier["hidden_state"]["Superscopes"]
     assert hidden["legible"]["n"] == 4 and hidden["legible"]["rate"] == hidden["layers"]["rate"] == 1
     assert hidden["legible"]["null"] == 0 and hidden["counts"] == {1: 4}
     assert earlier["hidden_state"]["Patchscopes"]["legible"]["rate"] == 0
     assert earlier["mlp_output"]["Superscopes"]["legible"]["rate"] == 0
-    assert sentences[0].startswith(
-        "Of 4 prompts, 4 are contextualized (ℓ_c exists; by chance 1.3, 0 to 4), 0 of them from layer 0 on"
-    )
-    shown = walkthrough(table[table["component"] == "hidden_state"], "Titanic", 2)
-    assert shown["layer"].tolist() == [0, 1] and shown["legible"].tolist() == [False, True]
-    never = walkthrough(table[table["component"] == "hidden_state"], "Titanic", NEVER)
+    found = Found("m", table, context, chance, earlier)
+    walked = walkthrough(Settings(), found, "Titanic", "hidden_state")
+    assert walked["layer"].tolist() == [0, 1] and walked["legible"].tolist() == [False, True]
+    never = walkthrough(Settings(), found._replace(context=context.replace(2, NEVER)), "Titanic", "hidden_state")
     assert len(never) == 7, "without ℓ_c, all layers are shown"
+    strict = walkthrough(Settings(threshold=0.95), found, "Titanic", "hidden_state")
+    assert not strict["legible"].any(), "the threshold counts in walkthroughs, too"
 
 
-def story_rows(pre, plain, amplified, hidden):
-    """Two layers: nothing in layer 0, the given scores in layer 1."""
-    lines = []
-    for layer in (0, 1):
-        scores = (pre, plain, amplified, hidden) if layer else (0.0, 0.0, 0.0, 0.0)
-        for component, alpha, score in zip(
-            ("pre_mlp_residual", "mlp_output", "mlp_output", "hidden_state", "random[mlp_output]"), (1, 1, 9, 1, 9), (*scores, 0.0), strict=True
-        ):  # fmt: skip
-            lines.append(rows([("Pink Floyd", layer, alpha, ": a band", score)], component, "same"))
-    return pd.concat(lines, ignore_index=True)
-
-
-def test_the_story_is_found_or_said_not_to_hold():
-    told = find_story(story_rows(0.1, 0.1, 0.6, 0.7))
-    assert told["holds"] and told["layer"] == 1 and told["amplifier"] == 9 and told["random readings"] == 2
-    assert "holds" not in story_sentence(told, "m") and "layer 1" in story_sentence(told, "m")
-    known = find_story(story_rows(0.6, 0.1, 0.6, 0.7))
-    assert not known["holds"] and known["missing"] == ["pre_mlp_residual"]
-    assert "does not hold" in story_sentence(known, "m") and "residual before the MLP is legible" in story_sentence(
-        known, "m"
+def test_sentences_say_how_many_and_by_chance(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt,gold\n" + "".join(f"{prompt},{gold}\n" for prompt, gold in GOLD.items()))
+    settings = Settings.of({"prompts": str(tmp_path / "p.csv")})
+    found = Found("m", pd.DataFrame(), pd.Series([2, 2, 0, NEVER], list(GOLD)), (1.3, 0, 4), {})
+    first, last = sentences(settings, found)
+    assert first == (
+        "Of 4 prompts, 3 are contextualized (ℓ_c exists; by chance 1.3, 0 to 4), 1 of them from layer 0 on; 1 never are."
     )
-    nothing = find_story(story_rows(0.0, 0.0, 0.0, 0.0))
-    assert nothing["missing"] == ["amplified", "hidden_state"]
+    assert last == "Too few have a layer before ℓ_c for anything to be compared."
 
 
-@pytest.mark.parametrize("same", [True, False])
-def test_guidance_is_checked_against_the_plain_readings(same):
-    made = [rows([("Pink Floyd", 5, w, f": band {w}", 0.09 * w)], "guidance", "same") for w in range(6)]
-    made += [rows([("Pink Floyd", 5, a, f": x {a}", 0.1)], "mlp_output", "same") for a in range(6)]
-    made.append(rows([("Pink Floyd", 5, 1, ": band 0", 0.0)], "pre_mlp_residual", "same"))
-    made.append(rows([("Pink Floyd", 5, 1, ": band 1" if same else ": another", 0.1)], "hidden_state", "same"))
-    table = pd.concat(made, ignore_index=True)
-    found, sentences = guidance_found(table.assign(legible=is_legible(table)), 5)
-    assert found.set_index("component").loc["guidance", "same_as_plain"] == same
-    assert found.set_index("component").loc["guidance", "legible"] == "4 5"
-    assert sentences[-1].endswith(f"in {int(same)} of 1 layers.")
+def test_a_walkthrough_without_a_description_is_not_read():
+    few = plans(Settings.of({"num_prompts": 8, "more_gold": {}}))
+    assert len(few[0].prompts) == 8 and len(few) == 3, "of Table 3's prompts none is among the first eight"
+    assert "Florence and the Machine" in plans(Settings())[-1].prompts

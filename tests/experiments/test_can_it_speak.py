@@ -8,24 +8,26 @@ import pytest
 import torch
 
 from helpers import InputError
-from helpers.activations import capture
-from helpers.can_it_speak import (
+from helpers.cli import main
+from helpers.engine.activations import capture
+from helpers.engine.prompt import PatchedPrompt
+from helpers.experiments import can_it_speak
+from helpers.experiments._speech import (
     cost,
     describe_named,
     judge_named,
     judge_readings,
-    layers_above_chance,
     norms_by_layer,
     null_readings,
     rho_by_layer,
-    verdict,
 )
-from helpers.engine import PatchedPrompt
-from helpers.plans import TargetPrompt
-from helpers.reproduce import main
-from helpers.results import read_gold, read_prompts, read_results
-from helpers.scoring import is_echo, similarity, success_counts
-from helpers.superscopes import sweep
+from helpers.experiments.can_it_speak import Found, Settings, layers_above_chance, sentences
+from helpers.judging.counts import success_counts
+from helpers.judging.judge import Judge, similarity
+from helpers.runs.results import read_results
+from helpers.runs.sweep import sweep
+from helpers.words.prompts import read_gold, read_prompts
+from helpers.words.target import TargetPrompt
 
 GOLD = read_gold("data/known_entities.csv")
 TARGET = TargetPrompt()
@@ -53,7 +55,7 @@ def test_a_prompt_that_goes_on_after_its_placeholder_is_refused(lm):
 def test_named_entities_are_judged_by_their_descriptions():
     texts = [f": {gold}, Tesla: American" for gold in GOLD.values()]
     texts[0], texts[1] = ": Albert Einstein", ": a kind of soup"  # an echo and a miss
-    named = judge_named(GOLD, texts, TARGET)
+    named = judge_named(GOLD, texts, TARGET, Judge())
     assert named["described"].tolist() == [False, False] + [True] * (len(GOLD) - 2)
     assert named["similarity"].iloc[2] == 1 and named["text"].iloc[0] == "Albert Einstein"
     others = [similarity([named["text"].iloc[i]], [list(GOLD.values())[(i + 1) % len(GOLD)]])[0] for i in range(3)]
@@ -87,25 +89,12 @@ def test_rho_is_the_rows_own(lm):
         assert np.allclose(rows["rho"], told["rho"], rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("item", "prompt", "echo"),
-    [
-        ("Wales", "Diana, Princess of Wales", True),
-        ("the princess of Wales", "Diana, Princess of Wales", True),
-        ("", "Titanic", True),
-        ("British ship", "Titanic", False),
-        ("Princess Diana of England", "Diana, Princess of Wales", False),
-    ],
-)
-def test_an_echo_says_nothing_new(item, prompt, echo):
-    assert is_echo(item, prompt) == echo
-
-
 def readings(read):
     """A row per entity and layer: its description where `read` says so, else nothing about it."""
     rows = [
         {"source prompt": entity, "layer": layer, "amplification value": 1.0, "component": "hidden_state",
-         "result": f": {gold}, x: y" if read(number, layer) else ": qwerty", "status": "ok"}
+         "result": f": {gold}, x: y" if read(number, layer) else ": qwerty", "status": "ok",
+         "first item": gold if read(number, layer) else "qwerty"}
         for number, (entity, gold) in enumerate(GOLD.items()) for layer in range(6)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -113,13 +102,13 @@ def readings(read):
 
 def test_readings_are_counted_per_layer_and_echoes_are_not():
     rows = readings(lambda number, layer: layer in (1, 2, 4) and number < 12)
-    counts = judge_readings(rows, GOLD, TARGET)
+    counts = judge_readings(rows, GOLD, Judge())
     assert counts["interpreted"].tolist() == [0, 12, 12, 0, 12, 0]
     assert layers_above_chance(counts) == "1–2, 4"
     counts.loc[0, "null_high"] = 12  # what luck can do in one layer, it can do in any
     assert layers_above_chance(counts) == ""
-    rows["result"] = ": " + rows["source prompt"]
-    assert judge_readings(rows, GOLD, TARGET)["interpreted"].sum() == 0
+    rows["first item"] = rows["source prompt"]
+    assert judge_readings(rows, GOLD, Judge())["interpreted"].sum() == 0
 
 
 def test_success_counts_score_against_gold_where_there_is_one():
@@ -141,24 +130,30 @@ def test_success_counts_score_against_gold_where_there_is_one():
 )
 def test_the_verdict(described, read, words):
     texts = [f": {gold}" if number < described else ": qwerty" for number, gold in enumerate(GOLD.values())]
-    named, counts = judge_named(GOLD, texts, TARGET), judge_readings(readings(read), GOLD, TARGET)
+    named, counts = judge_named(GOLD, texts, TARGET, Judge()), judge_readings(readings(read), GOLD, Judge())
     norms = pd.DataFrame({"layer": range(6), "hidden_state": 20.0, "mlp_output": 5.0, "placeholder": 10.0})
-    costs = {"minutes of Figure 3": 2.4, "rows per second": 37.0, "GiB at most": 3.2}
-    sentences = verdict(named, counts, norms, costs)
-    assert sentences[0].startswith(words)
-    assert f"it describes {described} of 24 entities" in sentences[1]
-    assert "an MLP output is 0.5 times" in sentences[3] and "about 2 min here, at 37 a second" in sentences[4]
+    costs = {"rows per second": 37.0, "GiB at most": 3.2}
+    found = Found("m", pd.DataFrame(), named, norms, pd.DataFrame(), [], counts, costs)
+    said = sentences(Settings(), found)
+    assert said[0].startswith(words)
+    assert f"it describes {described} of 24 entities" in said[1]
+    assert "an MLP output is 0.5 times" in said[3] and "about 2 min here, at 37 a second" in said[4]
 
 
 def test_cost(lm):
     costs = cost(lm, rows=500, seconds=10.0)
-    assert costs["rows per second"] == 50 and costs["minutes of Figure 3"] == round(5376 / 50 / 60, 1)
     weights = sum(weight.numel() for weight in lm.model.parameters()) * 4 / 2**30
-    assert costs["GiB of weights"] == round(weights, 2) < costs["GiB at most"]
+    assert costs["rows per second"] == 50 and costs["GiB at most"] > weights
 
 
+def test_a_target_prompt_that_goes_on_is_refused_before_a_model_is_there():
+    with pytest.raises(InputError, match="expected to end in its placeholder"):
+        can_it_speak.plans(Settings(target_prompt="One: two, {x}: y"))
+
+
+@pytest.mark.slow
 def test_check_makes_a_page_and_prints_the_verdict(tmp_path, capfd):
-    assert main(["--only", "can_it_speak", "layers=0,4", "max_new_tokens=6", f"out_dir={tmp_path}"]) == 0
+    assert main(["check", "layers=0,4", "max_new_tokens=6", f"out_dir={tmp_path}"]) == 0
     said = capfd.readouterr().out
     assert "48 can_it_speak interpretations" in said and "It can speak" in said and "of 24 entities" in said
     rows = read_results(tmp_path / "can_it_speak.csv")
@@ -176,5 +171,5 @@ def test_a_model_that_knows_nothing_is_told_so(tiny_folder, tmp_path, capfd):
     """Random weights."""
     torch.manual_seed(0)
     settings = ["max_new_tokens=4", f"out_dir={tmp_path}"]
-    assert main(["--only", "can_it_speak", "--model", str(tiny_folder), *settings]) == 0
+    assert main(["check", str(tiny_folder), *settings]) == 0
     assert "It can hardly speak" in capfd.readouterr().out

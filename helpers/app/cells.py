@@ -1,0 +1,135 @@
+"""What stands in each cell of the page: the readings of one vector, the best of each method, and chance beside it."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..judging.chance import range_of_best
+from ..judging.judge import is_echo
+from ..runs.sweep import rows_of
+from ..words.methods import METHODS, Method
+from ..words.rows import Item, Reading
+from .jobs import Job
+from .scores import Scored
+
+MARKS = {
+    "hit": "similar, and above chance",
+    "lucky": "similar, but within chance",
+    "echo": "similar, but its first item says nothing that is not in the prompt",
+    "": "not similar",
+}
+
+
+class Cell(NamedTuple):
+    """One vector, read with several amplifiers: of a component, at a layer and at a token's position."""
+
+    component: str
+    layer: int
+    position: int
+
+    def __str__(self) -> str:
+        return "|".join(map(str, self))
+
+    @classmethod
+    def parse(cls, name: object) -> "Cell | None":
+        """Parse what `str` makes; return None for anything else that a page might send."""
+        found = re.fullmatch(r"([a-z_]{1,40})\|(\d{1,6})\|(\d{1,6})", name) if isinstance(name, str) else None
+        return cls(found[1], int(found[2]), int(found[3])) if found else None
+
+
+class Try(NamedTuple):
+    """A reading of a cell.
+
+    Attributes:
+        methods: names of the methods that choose among readings like this one.
+    """
+
+    amplifier: float
+    scored: Scored
+    methods: tuple[str, ...]
+
+
+Cells = dict[Cell, list[Try]]
+
+
+def cells_of(job: Job, position: int | None = None) -> Cells:
+    """Return what has been read so far, in the plan's order; of one token, or of all."""
+    readings, cells = job.readings, {}
+    items = [item for item in job.items if item.id in readings and position in (None, item.position)]
+    methods = _methods_of(items, [readings[item.id].reading for item in items])
+    for item, chosen_by in zip(items, methods, strict=True):
+        cell = Cell(item.component, item.layer, item.position)
+        cells.setdefault(cell, []).append(Try(item.amplifier, readings[item.id], chosen_by))
+    return cells
+
+
+def tries_per_method(job: Job) -> list[tuple[Method, int]]:
+    """Return the methods that a request has readings for, read or not, and how many readings of each vector."""
+    first = Cell(job.items[0].component, job.items[0].layer, job.items[0].position)
+    items = [item for item in job.items if Cell(item.component, item.layer, item.position) == first]
+    chosen = [name for names in _methods_of(items, [Reading("")] * len(items)) for name in names]
+    return [(method, chosen.count(method.name)) for method in METHODS.values() if method.name in chosen]
+
+
+def chosen_by(method: Method, tries: Sequence[Try]) -> list[Try]:
+    """Return the tries among which a method chooses."""
+    return [one for one in tries if method.name in one.methods]
+
+
+def _methods_of(items: Sequence[Item], readings: Sequence[Reading]) -> list[tuple[str, ...]]:
+    """Return, for each reading, the names of the methods that choose among readings like it."""
+    rows = rows_of(items, readings)
+    masks = {method.name: method.choose(rows).to_numpy(bool) for method in METHODS.values()}
+    return [tuple(name for name, mask in masks.items() if mask[row]) for row in range(len(items))]
+
+
+class Best:
+    """The best of some readings of a vector, and what chance gives with as many tries.
+
+    Attributes:
+        amplifier, scored: of the reading that is most similar to the prompt.
+        tries: how many readings there were.
+        chance: (low, high), the 95 % range of the best of as many against other prompts.
+        mark: "hit", "lucky", "echo" or ""; `in_words` says it.
+    """
+
+    def __init__(self, job: Job, tries: Sequence[Try]):
+        self.amplifier, self.scored, _ = max(tries, key=lambda one: np.nan_to_num(one.scored.score, nan=-2.0))
+        self.tries = len(tries)
+        self.chance = range_of_best(np.stack([one.scored.chance for one in tries]))
+        if not self.scored.score > job.settings.threshold:  # also of nan
+            self.mark = ""
+        elif is_echo(job.first_item(self.scored), job.settings.prompt):
+            self.mark = "echo"
+        else:
+            self.mark = "hit" if self.scored.score > self.chance[1] else "lucky"
+        self.in_words = MARKS[self.mark]
+
+
+class Count(NamedTuple):
+    """In how many cells the best reading is similar to the prompt.
+
+    Attributes:
+        cells: with a reading that the method chooses among.
+        similar: how many of them have one above the threshold.
+        by_chance: (other prompts,) the same count for each of them.
+    """
+
+    method: Method
+    cells: int
+    similar: int
+    by_chance: np.ndarray
+
+
+def count_similar(job: Job, cells: Cells) -> list[Count]:
+    """Count for each method the cells with a reading above the threshold, beside the same counts by chance."""
+    counts, threshold = [], job.settings.threshold
+    for method in METHODS.values():
+        tries = [some for every in cells.values() if (some := chosen_by(method, every))]
+        if tries:
+            similar = sum(any(one.scored.score > threshold for one in some) for some in tries)
+            best = np.stack([np.max([one.scored.chance for one in some], axis=0) for some in tries])
+            counts.append(Count(method, len(tries), similar, (best > threshold).sum(0)))
+    return counts

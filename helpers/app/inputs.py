@@ -1,0 +1,169 @@
+"""What a visitor can set: the inputs of the page, filled from settings and read as settings."""
+
+from html import escape
+
+import gradio as gr
+
+from .. import InputError
+from ..words.components import COMPONENTS, FINE_GRID, MLP_GRID
+from .chips import Chips, chip
+from .desk import Desk
+from .panel import QUIET
+from .settings import COLUMNS, PAPERS_COLUMNS, PageSettings, check_length, in_words
+
+MOST_CHIPS = 512  # tokens that are shown to choose from; the last ones
+EXAMPLES = (  # the paper's walkthroughs (Figure 1, Tables 1-3), and their settings
+    *({"prompt": prompt, "components": PAPERS_COLUMNS, "target_layer": "same", "amplifiers": in_words(MLP_GRID),
+       "layers": "1-7"}
+      for prompt in ("Diana, Princess of Wales", "Saturday Night Live", "Back to the Future")),
+    *({"prompt": prompt, "components": ("hidden_state",), "target_layer": "0", "amplifiers": in_words(FINE_GRID),
+       "layers": "0-7"}
+      for prompt in ("Alexander the Great", "Red Hot Chili Peppers", "Florence and the Machine")),
+)  # fmt: skip
+LAYERS = {"choices": ["same", "0"], "allow_custom_value": True, "label": "Target layer"}
+
+
+class Inputs:
+    """The inputs on the left of the page.
+
+    Attributes:
+        fields: setting -> its input, in the order of `PageSettings`.
+        tokens_of: the model, the prompt and the positions that the chips belong to.
+        go, stop: the buttons.
+        problem: where wrong settings are reported.
+        compare, compared: whether a second panel is wanted; setting -> its input for that panel.
+        history: earlier requests of this visit.
+    """
+
+    def __init__(self, desk: Desk):
+        self._desk = desk
+        usual = PageSettings.of({"model": desk.model})
+        prompt = gr.Textbox(
+            label="Prompt", lines=1, max_lines=6, autofocus=True, placeholder="What is the vector taken from?",
+            elem_id="prompt",
+        )  # fmt: skip
+        self.examples = gr.Dataset(
+            components=[prompt], samples=[[example["prompt"]] for example in EXAMPLES], type="index",
+            label="From the paper",
+        )  # fmt: skip
+        tokens = Chips([], label="Tokens", elem_classes="chips", elem_id="tokens")
+        self.tokens_of = gr.State(("", "", []))
+        with gr.Row(elem_classes="small"):
+            self.last, self.all = gr.Button("last token", size="sm"), gr.Button("all tokens", size="sm")
+        components = gr.CheckboxGroup(
+            [(COMPONENTS[name].symbol, name) for name in COLUMNS], label="Vectors", value=list(usual.components),
+            elem_classes="chips", elem_id="components",
+        )  # fmt: skip
+        with gr.Row():
+            layers = gr.Textbox(usual.layers, label="Layers", elem_id="layers", min_width=120)
+            target_layer = gr.Dropdown(value=usual.target_layer, elem_id="target-layer", min_width=120, **LAYERS)
+        amplifiers = gr.Textbox(
+            usual.amplifiers, label="Amplifiers", info="1 is plain Patchscopes; 1:6:0.5 is a range",
+            elem_id="amplifiers",
+        )  # fmt: skip
+        with gr.Row(elem_classes="go"):
+            self.go = gr.Button("Interpret", variant="primary", elem_id="interpret", scale=2, min_width=0)
+            self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=0)
+        self.problem = gr.HTML("", apply_default_css=False, elem_id="problem")
+        with gr.Accordion("More", open=False):
+            model = gr.Dropdown(desk.models, value=usual.model, label="Model", elem_id="model")
+            target_prompt = gr.Textbox(
+                usual.target_prompt, label="Target prompt", info="{braces} mark the placeholder", lines=3,
+                elem_id="target-prompt",
+            )  # fmt: skip
+            with gr.Row():
+                max_new_tokens = gr.Number(
+                    usual.max_new_tokens, label="New tokens", precision=0, min_width=120, elem_id="new-tokens"
+                )
+                threshold = gr.Number(
+                    usual.threshold, label="Threshold", step=0.05, min_width=120, elem_id="threshold"
+                )
+        with gr.Accordion("Side by side", open=False):
+            self.compare = gr.Checkbox(label="Read a second time, with:", elem_id="compare")
+            other_amplifiers = gr.Textbox("1", label="Amplifiers", elem_id="other-amplifiers")
+            other_target_layer = gr.Dropdown(value=usual.target_layer, elem_id="other-target-layer", **LAYERS)
+            other_model = gr.Dropdown(desk.models, value=usual.model, label="Model", elem_id="other-model")
+        with gr.Accordion("This visit", open=False):
+            self.history = gr.Dropdown([], label="Earlier requests", elem_id="history")
+        self.fields = {
+            "prompt": prompt, "model": model, "tokens": tokens, "components": components, "layers": layers,
+            "target_layer": target_layer, "amplifiers": amplifiers, "target_prompt": target_prompt,
+            "max_new_tokens": max_new_tokens, "threshold": threshold,
+        }  # fmt: skip
+        self.compared = {"model": other_model, "target_layer": other_target_layer, "amplifiers": other_amplifiers}
+        self._connect()
+
+    @property
+    def all_fields(self) -> list:
+        """Return the inputs of all settings, and `tokens_of`."""
+        return [*self.fields.values(), self.tokens_of]
+
+    def _connect(self) -> None:
+        prompt, model, tokens = (self.fields[name] for name in ("prompt", "model", "tokens"))
+        gr.on(
+            [prompt.change, model.change], self.renew_chips, [prompt, model, self.tokens_of],
+            [tokens, self.fields["layers"], self.tokens_of], trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
+        self.last.click(lambda of: of[2][-1:], self.tokens_of, tokens, queue=False, **QUIET)
+        self.all.click(lambda of: of[2], self.tokens_of, tokens, queue=False, **QUIET)
+        self.examples.click(self.example, [self.examples, model], self.all_fields, **QUIET)
+
+    def read(self, values: list, tokens_of: tuple) -> PageSettings:
+        """Read the inputs; if the chips still belong to another prompt, its last token is meant.
+
+        Raises:
+            InputError: names the setting, what was given and what is allowed.
+        """
+        given = dict(zip(self.fields, values, strict=True))
+        if (given["model"], given["prompt"]) != tuple(tokens_of[:2]):
+            given["tokens"] = (-1,)
+        return PageSettings.of(given | {name: given[name] or () for name in ("tokens", "components")})
+
+    def fill(self, settings: PageSettings) -> dict:
+        """Return what changes so that the inputs show some settings."""
+        chips = self.chips(settings.prompt, settings.model, settings.tokens)
+        layers = self.fields["layers"]
+        changes = {self.fields[name]: value for name, value in settings} | chips
+        changes[layers] = chips.get(layers, gr.update()) | {"value": settings.layers}
+        changes[self.fields["components"]] = list(settings.components)
+        if settings.model not in self._desk.models:
+            del changes[self.fields["model"]]
+        return changes
+
+    def example(self, number: int, model: str) -> dict:
+        """Return what changes so that the inputs show an example of the paper."""
+        return self.fill(PageSettings.of(EXAMPLES[number] | {"model": model}))
+
+    def renew_chips(self, prompt: str, model: str, tokens_of: tuple) -> dict:
+        """Return the chips of what was typed; those that came with a link or an example stay as they are."""
+        if (model, prompt) == tuple(tokens_of[:2]):
+            return {self.fields["tokens"]: gr.skip()}
+        return self.chips(prompt, model)
+
+    def chips(self, prompt: str, model: str, chosen: tuple[int, ...] = (-1,)) -> dict:
+        """Return a prompt's tokens to choose from, and a label with the layers that the model has.
+
+        Args:
+            chosen: positions that are chosen already; negative from the end.
+        """
+        tokens_input = self.fields["tokens"]
+        try:
+            card = self._desk.card(model)
+            check_length("prompt", prompt)
+            tokens = card.decoded_tokens(prompt) if prompt.strip() else []
+        except InputError as error:
+            nothing = gr.update(choices=[], value=[], info=escape(str(error)))
+            return {tokens_input: nothing, self.tokens_of: (model, prompt, [])}
+        positions = list(range(len(tokens)))[-MOST_CHIPS:]
+        inside = [position for position in chosen if -len(tokens) <= position < len(tokens)]
+        value = list(dict.fromkeys(position % len(tokens) for position in inside))
+        left_out = len(tokens) - len(positions)
+        return {
+            tokens_input: gr.update(
+                choices=[(chip(tokens[position]), position) for position in positions],
+                value=[position for position in value if position in positions],
+                info=f"the last {len(positions)} of {len(tokens):,}" if left_out else "",
+            ),
+            self.fields["layers"]: gr.update(label=f"Layers, of 0–{card.num_layers - 1}"),
+            self.tokens_of: (model, prompt, positions),
+        }

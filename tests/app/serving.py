@@ -1,0 +1,29 @@
+"""Ask the application's desk in the tests, and wait for its answer."""
+
+import time
+
+from helpers.app import view
+from helpers.app.desk import Desk
+from helpers.app.jobs import Job
+from helpers.app.settings import PageSettings
+
+PROMPT = "Diana, Princess of Wales"
+
+
+def usual_settings(folder) -> PageSettings:
+    """Return settings that a model of three blocks can carry out."""
+    return PageSettings.of({"prompt": PROMPT, "model": str(folder), "layers": "0-2", "amplifiers": "1, 3, 9"})
+
+
+def served(desk: Desk, settings: PageSettings) -> Job:
+    """Submit a request, and return it when it is over."""
+    return over(desk, desk.submit(settings))
+
+
+def over(desk: Desk, job: Job) -> Job:
+    """Return a request when it is over."""
+    deadline = time.monotonic() + 120
+    while not job.is_over:
+        assert time.monotonic() < deadline, view.status(desk, job)
+        time.sleep(0.005)
+    return job

@@ -1,0 +1,214 @@
+"""The application without a browser: its requests equal a sweep, never mix, and survive whatever goes wrong."""
+
+import gc
+import json
+import time
+import weakref
+
+import pandas as pd
+import pytest
+from serving import PROMPT, over, served, usual_settings
+
+from helpers import InputError, sweep
+from helpers.app import view
+from helpers.app.desk import Desk
+from helpers.app.panel import Panel
+from helpers.runs.readings import Readings
+from helpers.runs.results import save_results
+from helpers.words.plans import make_plan
+from helpers.words.settings import DEFAULT_MODEL, ReadSettings
+
+pytestmark = pytest.mark.usefixtures("no_runs")
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_folder, no_runs):
+    desk = Desk(str(tiny_folder)).open()
+    yield desk
+    desk.close()
+
+
+@pytest.fixture(scope="module")
+def usual(tiny_folder):
+    return usual_settings(tiny_folder)
+
+
+def test_a_wrong_setting_is_refused_and_breaks_nothing(desk, usual):
+    with pytest.raises(InputError, match="layers=9: this model has layers 0–2"):
+        desk.submit(usual.replace(layers="9"))
+    with pytest.raises(InputError, match="model='elsewhere': expected one of"):
+        desk.submit(usual.replace(model="elsewhere"))
+    assert served(desk, usual).state == "done"
+
+
+def test_the_csv_is_the_one_of_a_sweep(desk, usual, tiny, tmp_path):
+    settings = usual.replace(tokens=(2, -1), components=("hidden_state", "mlp_output"), max_new_tokens=7)
+    job = served(desk, settings)
+    rows = sweep(
+        tiny, PROMPT, ("mlp_output", "hidden_state"), "0-2", (1, 3, 9), token=[2, -1], target_layer="same",
+        max_new_tokens=7,
+    )  # fmt: skip
+    save_results(job.rows, tmp_path / "app.csv")
+    save_results(rows, tmp_path / "sweep.csv")
+    assert (tmp_path / "app.csv").read_bytes() == (tmp_path / "sweep.csv").read_bytes()
+    about, other = (json.loads((tmp_path / name).read_text()) for name in ("app.json", "sweep.json"))
+    # amplifiers and layers as they were typed: what a sweep makes of the same texts
+    assert about["plan"] == other["plan"] and about["whole"]
+    assert about["judge"] == other["judge"] and about["model"] == other["model"]
+    assert about["settings"]["amplifiers"] == "1, 3, 9" and about["settings"]["tokens"] == [2, -1]
+
+
+def test_the_python_lines_give_the_same_rows(desk, usual):
+    settings = usual.replace(
+        tokens=(0,), target_prompt="Oslo: Capital of {Norway}, and", target_layer="1", layers="0,2",
+        amplifiers="1:3:1",
+    )  # fmt: skip
+    job = served(desk, settings)
+    made = {}
+    exec(settings.python(desk.card(settings.model), desk.dtype), made)
+    pd.testing.assert_frame_equal(made["rows"], job.rows)
+    assert made["rows"].attrs["plan"] == json.loads(json.dumps(job.rows.attrs["plan"]))
+
+
+def test_what_a_run_has_read_is_not_read_again(tiny_folder, usual, tmp_path, request):
+    """A notebook's run, stopped or not, leaves its rows for the page."""
+    plan = make_plan(PROMPT, "hidden_state", layers="0-1", amplifiers=(1, 3, 9))
+    settings = ReadSettings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)})
+    rows = Readings(settings).of("hidden_state.csv", [plan])
+    desk = Desk(str(tiny_folder)).open()
+    request.addfinalizer(desk.close)
+    job = served(desk, usual.replace(components=("hidden_state",), layers="0-1"))
+    assert (job.state, job.known, job.read) == ("done", 6, 0)
+    pd.testing.assert_frame_equal(job.rows, rows, check_exact=True)
+
+
+def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
+    first = served(desk, usual.replace(amplifiers="1.5, 4, 8", layers="all", tokens=(0, 1, 2)))
+    assert (first.known, first.read, len(first.readings)) == (0, 81, 81)
+    again = served(desk, first.settings)
+    assert (again.known, again.read, len(again.readings)) == (81, 0, 81)
+    longer = served(desk, Panel.rest_of(first))
+    assert (longer.known, longer.read, len(longer.readings)) == (81, 162 - 48, 162)  # the first batch was all known
+    components = ("pre_mlp_residual", "mlp_output", "hidden_state")
+    whole = sweep(tiny, PROMPT, components, "all", (1.5, 4, 8), token=[*range(6)])
+    pd.testing.assert_frame_equal(longer.rows, whole)
+
+
+def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny):
+    settings = usual.replace(amplifiers="1:30:0.5")
+    job = desk.submit(settings)
+    while not job.readings and not job.is_over:
+        time.sleep(0.005)
+    desk.stop(job)
+    over(desk, job)
+    assert job.state == "stopped" and 0 < len(job.rows) == len(job.readings) < len(job.items)
+    assert not job.rows.attrs["whole"] and job.rows["score"].notna().all()
+    assert "Stopped after" in view.status(desk, job)
+    rest = served(desk, settings)
+    assert rest.state == "done" and rest.read < len(rest.items) == len(rest.rows)
+    pd.testing.assert_frame_equal(rest.rows, sweep(tiny, rest.plan))
+
+
+def test_requests_are_served_in_turn_and_do_not_mix(desk, usual, held):
+    prompts = ("Titanic", PROMPT, "Kill Bill")
+    jobs = [desk.submit(usual.replace(prompt=prompt, amplifiers=f"1:{10 + i}:1")) for i, prompt in enumerate(prompts)]
+    ahead = [desk.count_ahead(job) for job in jobs]
+    assert ahead == sorted(ahead) and ahead[-1] >= 1
+    assert "served first" in view.status(desk, jobs[-1])
+    held.set()
+    for job, prompt in zip(jobs, prompts, strict=True):
+        assert over(desk, job).state == "done" and set(job.rows["source prompt"]) == {prompt}
+
+
+def test_a_row_that_fails_is_a_row(desk, usual):
+    job = served(desk, usual.replace(amplifiers="1, 1e30", target_layer="2", components=("hidden_state",)))
+    assert job.state == "done"
+    assert len(job.rows) == 6 and set(job.rows["status"]) <= {"ok", "nonfinite"}
+
+
+def test_equal_requests_wait_in_turn_and_a_waiting_one_can_be_stopped(desk, usual, held):
+    busy = desk.submit(usual.replace(amplifiers="1:20:0.5"))
+    equal = [desk.submit(usual.replace(amplifiers="77")) for _ in range(3)]
+    ahead = [desk.count_ahead(job) for job in equal]
+    assert ahead == [ahead[0], ahead[0] + 1, ahead[0] + 2]
+    desk.stop(equal[0])
+    assert equal[0].state == "stopped" and desk.count_ahead(equal[1]) == ahead[0]
+    assert "Stopped after 0 of 9 readings" in view.status(desk, equal[0])
+    desk.stop(busy)
+    held.set()
+    over(desk, equal[2])
+    assert [job.state for job in equal] == ["stopped", "done", "done"] and equal[2].known == 9
+
+
+def test_a_request_that_breaks_keeps_what_it_read(desk, usual, monkeypatch, capsys):
+    take = Desk._take
+
+    def break_at_the_second_batch(self, job, *more):
+        if job.readings:
+            raise RuntimeError("<i>the disk</i> is on fire")
+        take(self, job, *more)
+
+    monkeypatch.setattr(Desk, "_take", break_at_the_second_batch)
+    job = served(desk, usual.replace(amplifiers="1.125:160:1"))
+    assert job.state == "failed" and "&lt;i&gt;the disk&lt;/i&gt; is on fire" in view.status(desk, job)
+    assert 0 < len(job.rows) < len(job.items) and not job.rows.attrs["whole"]
+    assert "RuntimeError" in capsys.readouterr().err
+
+
+def test_a_full_queue_is_reported(desk, usual, monkeypatch):
+    monkeypatch.setattr("helpers.app.desk.MOST_WAITING", 0)
+    with pytest.raises(InputError, match="queue='0 requests wait': try again"):
+        desk.submit(usual)
+
+
+def test_only_the_last_model_stays_in_memory(tiny_folder, usual):
+    desk = Desk(str(tiny_folder)).open()
+    try:
+        served(desk, usual)
+        first = weakref.ref(desk._session.lm.model)
+        assert served(desk, usual.replace(model=DEFAULT_MODEL, layers="1", amplifiers="1")).state == "done"
+        gc.collect()
+        assert desk.loaded == DEFAULT_MODEL and first() is None
+    finally:
+        desk.close()
+
+
+def test_a_model_that_cannot_be_loaded_harms_no_other(tiny_folder, usual, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in tiny_folder.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
+    desk = Desk(str(broken)).open()
+    try:
+        while not desk.is_ready:
+            time.sleep(0.01)
+        assert "its weights can&#x27;t be loaded" in view.status(desk, None)
+        job = served(desk, usual.replace(model=str(broken)))
+        assert job.state == "failed" and 'role="alert"' in view.status(desk, job)
+        assert served(desk, usual.replace(model=DEFAULT_MODEL, layers="1", amplifiers="1")).state == "done"
+    finally:
+        desk.close()
+
+
+def test_what_is_kept_is_bounded(desk, usual, monkeypatch):
+    monkeypatch.setattr("helpers.app.desk.MOST_KEPT", 30)
+    forgotten = []
+    monkeypatch.setattr(desk, "forget", forgotten.append)
+    old = served(desk, usual.replace(amplifiers="1, 41"))
+    for i in range(3):
+        new = served(desk, usual.replace(amplifiers=f"1, 5{i}"))
+    assert desk.find(old.id) is None and desk.find(new.id) is new and desk.find("nonsense") is None
+    assert old.id in forgotten
+
+
+@pytest.mark.slow
+def test_the_csv_opens_in_the_figures_notebook(desk, usual, tmp_path):
+    from helpers.cli import main
+
+    job = served(desk, usual.replace(components=("mlp_output", "hidden_state")))
+    save_results(job.rows, tmp_path / "app.csv")
+    settings = [f"results={tmp_path / 'app.csv'}", f"out_dir={tmp_path / 'out'}"]
+    assert main(["reproduce", "--only", "layer_success_plots", *settings]) == 0
+    counts = pd.read_csv(tmp_path / "out" / "layer_success.csv")
+    assert set(counts["component"]) == {"mlp_output", "hidden_state"} and (counts["prompts"] == 1).all()
+    assert (tmp_path / "out" / "layer_success.png").is_file()

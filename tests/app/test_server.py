@@ -1,0 +1,240 @@
+"""Who may ask the server for what, what programs get, and how it starts and stops."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from urllib.parse import quote
+
+import psutil
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from serving import PROMPT
+
+from helpers import ROOT, InputError, sweep
+from helpers.app.desk import Desk
+from helpers.app.guard import POLICY
+from helpers.app.server import Server, serve
+from helpers.words.rows import ROW_COLUMNS
+from helpers.words.settings import DEFAULT_MODEL
+
+pytestmark = pytest.mark.usefixtures("no_runs")
+
+
+@pytest.fixture(scope="module")
+def server(tiny_folder, no_runs):
+    server = Server(Desk(str(tiny_folder)))
+    yield server
+    server.close()
+
+
+def get(url: str, method: str = "GET", **headers: str) -> tuple[int, dict, bytes]:
+    data = b"{}" if method == "POST" else None
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=20) as answer:
+            return answer.status, dict(answer.headers), answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read()
+
+
+# Who may ask for what
+
+
+def test_it_listens_on_this_machine_alone(server):
+    port = int(server.url.rstrip("/").rpartition(":")[2])
+    addresses = {
+        connection.laddr.ip for connection in psutil.Process().net_connections() if connection.laddr.port == port
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+def test_every_answer_carries_the_policy(server):
+    for path in ("", "config", "gradio_api/info", "gradio_api/upload"):
+        status, headers, _ = get(server.url + path)
+        assert headers["content-security-policy"] == POLICY and headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example:7860", ""])
+def test_another_host_name_is_refused(server, host):
+    assert get(server.url, Host=host)[0] == 400
+
+
+def test_a_page_of_another_origin_can_not_ask(server):
+    join = server.url + "gradio_api/queue/join"
+    assert get(join, "POST", Origin="http://evil.example")[0] == 403
+    assert get(join, "POST", Origin="http://localhost:1")[0] == 403
+    assert get(join, "POST", Origin=server.url.rstrip("/"))[0] != 403
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/file=/etc/passwd", "gradio_api/file=../../etc/passwd", "gradio_api/file=%2Fetc%2Fpasswd",
+        "gradio_api/file=https://example.com/", "gradio_api/file=HTTP://127.0.0.1:1/",
+        "gradio_api/proxy=https://x.hf.space/", f"gradio_api/file={quote(str(ROOT))}/README.md",
+        "file=/etc/passwd", "gradio_api//file=/etc/passwd", "gradio_api/file/etc/passwd",
+        "gradio_api/file/https://example.com/", "gradio_api/deep_link", "static/../../../../etc/passwd",
+        "gradio_api/upload", "monitoring",
+    ],
+)  # fmt: skip
+def test_no_file_outside_the_exports_can_be_fetched(server, path):
+    inside = f"gradio_api/file={server._folder}/exports/..%2f..%2f..%2f..%2f"
+    for method, path in (("GET", path), ("POST", path), ("GET", inside + path.rpartition("=")[2].lstrip("/"))):
+        status, _, body = get(server.url + path, method)
+        assert status >= 400 and b"root:" not in body and b"Superscopes" not in body
+
+
+def test_another_address_needs_a_password():
+    with pytest.raises(InputError, match="address='0.0.0.0': others can reach it, so it needs a password"):
+        Server(Desk(DEFAULT_MODEL), address="0.0.0.0")
+    server = Server(Desk(DEFAULT_MODEL), address="0.0.0.0", password="correct horse")
+    try:
+        url = re.sub(r"//[^:]+", "//127.0.0.1", server.url)
+        assert get(url + "config")[0] == 401 and get(url + "gradio_api/info")[0] == 401
+        client = Client(url, auth=("superscopes", "correct horse"), verbose=False)
+        assert DEFAULT_MODEL in client.predict(api_name="/models")
+    finally:
+        server.close()
+
+
+# What programs get
+
+
+def test_programs_get_the_rows_of_a_sweep(server, tiny):
+    client = Client(server.url, verbose=False)
+    assert client.predict(api_name="/models")[0] == server.desk.model
+    assert client.predict(PROMPT, api_name="/tokens") == [*tiny.decoded_tokens(PROMPT)]
+    rows = client.predict(PROMPT, layers="0-2", amplifiers="1:3:2", api_name="/interpret")
+    wanted = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "0-2", "1:3:2")
+    assert rows == json.loads(wanted[list(ROW_COLUMNS)].to_json(orient="records"))
+    with pytest.raises(AppError, match="prompt=5: expected text"):
+        client.predict(5, api_name="/interpret")
+    with pytest.raises(AppError, match="layers=9: this model has layers 0–2"):
+        client.predict(PROMPT, layers="9", api_name="/interpret")
+    assert {"/models", "/tokens", "/interpret"} == set(client.view_api(return_format="dict")["named_endpoints"])
+    described = get(server.url + "gradio_api/info")[2].decode()
+    assert "Read vectors of a prompt" in described
+
+
+def test_the_readmes_client_prints_readings(server, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.M | re.S)
+    example = next(block for block in blocks if "gradio_client" in block)
+    exec(example.replace("http://127.0.0.1:7860", server.url).replace("3-5", "1-2"), {})
+    lines = re.findall(
+        r"^[12] (?:pre_mlp_residual|mlp_output|hidden_state) [13]\.0 ", capsys.readouterr().out, flags=re.M
+    )
+    assert len(lines) == 12
+
+
+def test_a_click_is_not_lost_to_chips_that_have_changed(server):
+    from gradio.state_holder import SessionState
+
+    page = server._page
+    tokens, session = page.inputs.fields["tokens"], SessionState(page.blocks)
+    session[tokens._id] = tokens.__class__(choices=[("Kill", 0)], value=[0])  # as Gradio renews it for a visitor
+    assert session[tokens._id].preprocess([5, "x", None, 0]) == [5, 0]
+    assert tokens.preprocess([5]) == [5] and tokens.preprocess(None) == []
+    assert page.a.position.preprocess(5) == 5 and page.a.position.preprocess("x") is None
+    assert tokens.get_block_name() == "checkboxgroup" and page.a.position.get_block_name() == "radio"
+    assert not list((ROOT / "helpers").rglob("*.pyi"))
+
+
+def test_chips_of_another_prompt_are_not_read(server):
+    inputs = server._page.inputs
+    values = ["Kill Bill", server.desk.model, [3, 5], ["mlp_output"], " 1 ", "same", "1", "", 5, 0.3]
+    assert inputs.read(values, (server.desk.model, PROMPT, [])).tokens == (-1,)
+    settings = inputs.read(values, (server.desk.model, "Kill Bill", []))
+    assert (settings.tokens, settings.layers) == ((3, 5), "1")
+    filled = inputs.fill(settings)
+    assert [filled[inputs.fields[name]] for name in ("prompt", "max_new_tokens")] == ["Kill Bill", 5]
+    with pytest.raises(InputError, match=r"tokens=\[\]: choose at least one token"):
+        inputs.read([*values[:2], None, *values[3:]], (server.desk.model, "Kill Bill", []))
+
+
+# Start and stop
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"model": "smolm2"}, "model='smolm2': expected smollm2-135m"),
+        ({"dtype": "int3"}, "dtype='int3': expected one of"),
+        ({"device": "abacus"}, "device='abacus': not on this machine"),
+        ({"address": "0.0.0.0"}, "address='0.0.0.0': others can reach it"),
+        ({"address": "::1"}, "address='::1'"),
+        ({"port": 99999}, "port=99999: expected 1 to 65535"),
+    ],
+)
+def test_bad_arguments_end_with_a_sentence(given, message, capsys):
+    usual = {"model": DEFAULT_MODEL, "dtype": "float32", "device": "auto", "port": None, "address": "127.0.0.1"}
+    assert serve(**usual | given) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(message) and printed.err.count("\n") == 1 and printed.out.startswith("starting")
+
+
+def test_a_port_in_use_is_named(capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert serve(DEFAULT_MODEL, "float32", "auto", port, "127.0.0.1") == 2
+    assert f"port={port}: can't be used (address already in use)" in capsys.readouterr().err
+
+
+RECORDING = """
+import socket, sys
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        address = arguments[1] if event == "socket.connect" else arguments[0]
+        host = address[0] if isinstance(address, tuple) else address
+        if str(host) not in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "None"): print("ASKED", event, host, flush=True)
+sys.addaudithook(watch)
+from helpers.cli import main
+sys.exit(main(["app", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signal, code", [(2, 130), (15, 143)])
+def test_the_server_asks_no_other_host_and_stops_when_told_to(tiny_folder, signal, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", RECORDING, "--model", str(tiny_folder)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline().startswith("starting")
+        line = process.stdout.readline()
+        assert line.startswith("Superscopes is at http://127.0.0.1:"), line + process.stderr.read()
+        client = Client(re.search(r"http://\S+/", line)[0], verbose=False)
+        assert client.predict(PROMPT, layers="1", amplifiers="1", api_name="/interpret")
+        process.send_signal(signal)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == code and "ASKED" not in out
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_the_page(tiny_folder, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "notebooks" / "superscopes_app.ipynb", as_version=4)
+    parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    parameters.source += f"\nmodel = {str(tiny_folder)!r}"
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    monkeypatch.setenv("JUPYTER_PATH", f"{sys.prefix}/share/jupyter")
+    with client.setup_kernel():
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+        outputs = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+        url = re.search(r"http://127.0.0.1:\d+/", outputs)[0]
+        assert "<iframe" in outputs and get(url)[0] == 200
+        again = nbformat.v4.new_code_cell("app = show(model, dtype, port or None, height); app.url")
+        notebook.cells.append(again)
+        client.execute_cell(again, len(notebook.cells) - 1)
+        assert get(re.search(r"http://127.0.0.1:\d+/", json.dumps(again.outputs))[0])[0] == 200

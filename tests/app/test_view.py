@@ -1,0 +1,146 @@
+"""How readings look: texts never become markup, the best stands beside chance, and every method has its column."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from serving import PROMPT, served, usual_settings
+
+from helpers.app import view
+from helpers.app.cells import Best, Cell, Try, cells_of, count_similar
+from helpers.app.desk import Desk
+from helpers.app.jobs import Job
+from helpers.app.report import report
+from helpers.app.scores import Scored
+from helpers.words.methods import AMPLIFIED, METHODS, PLAIN
+from helpers.words.rows import Reading
+
+pytestmark = pytest.mark.usefixtures("no_runs")
+
+
+@pytest.fixture(scope="module")
+def desk(tiny_folder, no_runs):
+    desk = Desk(str(tiny_folder)).open()
+    yield desk
+    desk.close()
+
+
+@pytest.fixture(scope="module")
+def job(desk, tiny_folder):
+    return served(desk, usual_settings(tiny_folder))
+
+
+def with_readings(job: Job, score=None, **changes) -> Job:
+    """Return a request with other readings."""
+    readings = {}
+    for id, scored in job.readings.items():
+        scored = scored._replace(reading=scored.reading._replace(**changes))
+        readings[id] = scored if score is None else scored._replace(score=score)
+    return replace(job, readings=readings)
+
+
+def scored(score: float, *chance: float, result: str = ": a band") -> Scored:
+    return Scored(Reading(result, 1.0), score, np.array(chance, np.float32))
+
+
+def tries(*readings: Scored) -> list[Try]:
+    return [Try(3.0 * (i + 1), reading, (AMPLIFIED.name,)) for i, reading in enumerate(readings)]
+
+
+def test_text_is_never_markup(desk, job):
+    evil = '<script>alert(1)</script><img src=x onerror="alert(2)">${7*7}{{value}}'
+    asked = served(desk, job.settings.replace(prompt=evil[:40], tokens=(-1,)))
+    bad = with_readings(asked, result=evil)
+    pages = [view.table(bad, asked.positions[0]), view.heat_map(bad), view.heading(bad), report(bad, evil)]
+    pages += [view.ladder(bad, cell) for cell in cells_of(bad)] + [view.error(evil)]
+    for page in pages:
+        assert "<script" not in page and "<img" not in page and 'onerror="' not in page
+    assert "&lt;script&gt;" in pages[-1]
+
+
+def test_a_failed_reading_says_why(desk, job):
+    bad = with_readings(job, np.nan, status="nonfinite", message="<b>too</b> large")
+    assert "&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5)
+    assert f"{len(job.items)} failed" in view.status(desk, bad)
+
+
+def test_best_and_chance_have_the_same_number_of_tries(job):
+    first, second = scored(0.5, 0.1, 0.9), scored(0.7, 0.8, 0.2)
+    best = Best(job, tries(first, second))
+    assert (best.amplifier, best.tries, best.mark) == (6, 2, "lucky")  # against others, two tries give 0.8 and 0.9
+    assert best.chance == pytest.approx((0.8, 0.9))
+    assert Best(job, tries(first._replace(chance=np.array([0.1, 0.2])))).mark == "hit"
+    assert Best(job, tries(first._replace(score=0.2))).mark == ""
+    assert Best(job, tries(first._replace(score=np.nan), second)).amplifier == 6
+
+
+def test_words_of_the_prompt_are_marked(job):
+    cell = view.table(with_readings(job, result=": the Wales of England, Diana: princess"), 5)
+    marked = set(re.findall(r"<mark[^>]*>(\w+)</mark>", cell)) - {"word"}
+    assert marked == {"Wales", "Diana", "princess"}  # not "the" and "of"
+
+
+def test_an_echo_is_no_success(job):
+    def mark(result):
+        return Best(job, tries(scored(0.9, *[0.0] * 47, result=result))).mark
+
+    assert mark(": Diana of Wales, x") == mark(", United Kingdom") == mark("") == "echo"
+    assert mark(": British princess, x") == "hit"
+
+
+def test_counts_stand_beside_chance(job):
+    items = [item for item in job.items if item.component == "mlp_output"][:6]  # layers 0, 1; amplifiers 1, 3, 9
+    readings = [scored(0.5, 0, 0.4), scored(0.1, 0, 0), scored(0.4, 0, 0)]
+    readings += [scored(0.1, 0.4, 0.4), scored(0.2, 0, 0.4), scored(np.nan, 0.4, 0)]
+    few = replace(job, items=items, readings={item.id: one for item, one in zip(items, readings, strict=True)})
+    plain, amplified = count_similar(few, cells_of(few))
+    assert (plain.method, plain.cells, plain.similar, plain.by_chance.tolist()) == (PLAIN, 2, 1, [1, 2])
+    assert (amplified.method, amplified.cells, amplified.similar, amplified.by_chance.tolist()) == (AMPLIFIED, 2, 1, [1, 1])
+    words = view.counts(few, cells_of(few))
+    assert "1 of 2 plain (by chance 1.5, 1 to 2)" in words and "1 of 2 amplified (by chance 1.0, 1 to 1)" in words
+    assert "the paper's other 2 prompts" in words
+
+
+def test_a_new_method_has_its_column_and_its_count(job, monkeypatch):
+    strongest = AMPLIFIED._replace(
+        name="Strongest", one="strongest", choose=lambda rows: rows["amplification value"] == 9
+    )
+    monkeypatch.setitem(METHODS, strongest.name, strongest)
+    page = view.table(job, 5)
+    heads = re.findall(r'<th scope="col" class="(\w+)">([^<]*)</th>', page)
+    assert heads[:3] == [("plain", "α = 1"), ("amplified", "best of 2 amplified"), ("strongest", "strongest")]
+    assert "of 9 strongest (by chance" in page and len(re.findall('<td class="strongest', page)) == 9
+
+
+def test_columns_are_those_of_what_was_asked(desk, job):
+    amplified = served(desk, job.settings.replace(amplifiers="3", components=("hidden_state",)))
+    assert re.findall(r'<th scope="col" class="(\w+)">([^<]*)</th>', view.table(amplified, 5)) == [
+        ("amplified", "amplified")
+    ]
+    everything = view.table(job, 5, show_all=True)
+    assert everything.count('<span class="reading') == len(job.items)
+    assert view.table(job, 5).count('<span class="reading') == len(job.items) * 2 // 3
+
+
+def test_cells_have_names(job):
+    for cell in cells_of(job):
+        assert Cell.parse(str(cell)) == cell
+    assert view.ladder(job, Cell("mlp_output", 2, 5)).count("<tr>") == 1 + 3 and not view.ladder(job, Cell("x", 2, 5))
+
+
+@pytest.mark.parametrize("name", ["a|1", "a|1|2|3", "../x|1|2", "a|-1|2", "a|1|9999999", "", None, 5, {"a": 1}])
+def test_a_cell_that_the_page_did_not_name_is_none(name):
+    assert Cell.parse(name) is None
+
+
+def test_the_map_has_a_square_for_each_layer_and_token(job):
+    page = view.heat_map(job)
+    assert page.count("<button") == 9 and page.count('<span class="missing"') == 9 * 5
+    assert page.count('tabindex="0" class') == 3  # the first square of each map is reached by the tab key
+
+
+def test_the_report_stands_alone(job):
+    page = report(job, "x = '<b>'")
+    assert not re.search(r"(src|href)=|url\(|@import|<script", page)
+    assert "default-src 'none'" in page and PROMPT in page and "fingerprint" in page and "all-MiniLM-L6-v2" in page
