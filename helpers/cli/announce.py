@@ -94,8 +94,9 @@ def _seconds_per_row(card: ModelCard, dtype: str, device: torch.device, max_new_
     with torch.device("meta"):
         code = card.source.options.trust_remote_code
         weights = AutoModelForCausalLM.from_config(card.config, trust_remote_code=code).num_parameters()
-    a = torch.ones(256, card.width, dtype=getattr(torch, dtype), device=device)
-    b = torch.ones(card.width, 4 * card.width, dtype=getattr(torch, dtype), device=device)
+    width = max(card.width, 512)  # what a narrower product takes says little of the machine
+    a = torch.ones(256, width, dtype=getattr(torch, dtype), device=device)
+    b = torch.ones(width, 4 * width, dtype=getattr(torch, dtype), device=device)
     times = []
     for _ in range(8):
         started = time.perf_counter()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from .. import ROOT
 from ..experiments import EXPERIMENTS
+from ..experiments.can_it_speak import layers_above_chance
 from ..models.catalogue import CATALOGUE
 from ..words.components import EVALUATED, plural
 from ..words.methods import AMPLIFIED, METHODS, PLAIN
@@ -236,7 +237,7 @@ def check() -> str:
             model,
             str(described),
             f"{page['by_chance']['mean']:.1f} (to {page['by_chance']['high']})",
-            f"{_ranges(counted.loc[counted['interpreted'] > most, 'layer'].tolist())} of 0–{counted['layer'].max()}",
+            f"{layers_above_chance(counted)} of 0–{counted['layer'].max()}",
             f"{best['interpreted']}, layer {best['layer']}",
             f"{best['null_mean']:.1f} (to {most})",
         ])  # fmt: skip
@@ -460,14 +461,3 @@ def app() -> str:
         f"{first['seconds']:.1f} s and are there after {whole['seconds']:.1f} s, {whole['times the sweep']:.1f} times as long "
         f"as a sweep of the same plan ([numbers](benchmarks/results/app.csv))."
     )
-
-
-def _ranges(layers: list[int]) -> str:
-    """Name layers, as in "0–4, 7"; "0" where one stands alone."""
-    ends: list[list[int]] = []
-    for layer in layers:
-        if ends and layer == ends[-1][1] + 1:
-            ends[-1][1] = layer
-        else:
-            ends.append([layer, layer])
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in ends)

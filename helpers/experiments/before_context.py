@@ -53,9 +53,7 @@ RESAMPLES = 2000
 class Settings(ReadSettings):
     """The parameters of the notebook."""
 
-    prompts: FilePath = setting(
-        PROMPTS.default, "a CSV with the columns `prompt` and `gold`: those of the evaluations"
-    )
+    prompts: FilePath = setting(PROMPTS.default, "a CSV with the columns `prompt` and `gold`: those of the evaluations")
     num_prompts: Count = NUM_PROMPTS
     mlp_walkthroughs: Strings = setting(
         ("Saturday Night Live", "Back to the Future", "Diana, Princess of Wales"), "of Tables 1–2"
@@ -64,7 +62,7 @@ class Settings(ReadSettings):
         ("Alexander the Great", "Red Hot Chili Peppers", "Florence and the Machine"), "of Table 3"
     )
     walkthrough_layers: Layers = setting("0-7", "of Table 3, from 0")
-    fine_amplifiers: Amplifiers = setting((1.3, 1.5, 1.7, 1.9, *range(2, 22)), "of Table 3")
+    fine_amplifiers: Amplifiers = setting("1.3,1.5,1.7,1.9,2:21:1", "of Table 3")
     more_gold: Pairs = setting(
         {"Florence and the Machine": "English indie rock band"}, "of walkthroughs that are not of the prompts"
     )
@@ -88,8 +86,15 @@ def plans(settings: Settings) -> list[Plan]:
 
 
 def descriptions(settings: Settings) -> dict[str, str]:
-    """Return the descriptions of the evaluations' prompts."""
-    return read_gold(settings.prompts, settings.num_prompts)
+    """Return the descriptions of the evaluations' prompts.
+
+    Raises:
+        InputError: as `read_prompts`; or the file has no descriptions.
+    """
+    found = read_gold(settings.prompts, settings.num_prompts)
+    if not found:
+        raise InputError("prompts", settings.prompts, "no column 'gold', by which readings are judged")
+    return found
 
 
 def gold(settings: Settings) -> dict[str, str]:
@@ -107,7 +112,7 @@ class Found(NamedTuple):
 
     Attributes:
         model: whose they are.
-        rows: these readings and the evaluations', scored by gold.
+        rows: these readings and the evaluations'; those of the walkthroughs are scored by gold.
         context: ℓ_c of each prompt; NEVER where there is none.
         chance: how many prompts have an ℓ_c when other prompts' descriptions judge them: mean, low, high.
         earlier: component -> method -> legible (the share of prompts that are legible in any layer before ℓ_c, up to
@@ -130,10 +135,12 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
     from ..judging.score import score
 
     judge, described = Judge(settings.judge, settings.threshold), descriptions(settings)
-    evaluated = score(evaluated_beside(settings, rows, described), judge, described)
+    evaluated = evaluated_beside(settings, rows, described)
+    shown = evaluated["source prompt"].isin([*settings.mlp_walkthroughs, *settings.hidden_walkthroughs])
+    evaluated = pd.concat([score(evaluated[shown], judge, described), evaluated[~shown]]).sort_index()
     every = pd.concat([evaluated, rows]).drop_duplicates("id", ignore_index=True)
     claims = claims_before_context(every[every["source prompt"].isin(described)], described, judge)
-    return Found(rows.attrs["model"]["name"], every, contextualized(every, judge), *claims)
+    return Found(rows.attrs["model"]["name"], every, contextualized(rows, judge), *claims)
 
 
 def claims_before_context(
@@ -154,7 +161,8 @@ def claims_before_context(
     context = context_by_judge(plain)
     n, by_chance = len(context), (rotated(context) != NEVER).sum(1)[1:]
     earlier = {}
-    if (context.diagonal() > 0).sum() >= 2 and (context[~np.eye(n, dtype=bool)] > 0).sum() >= n:
+    others = ~np.eye(n, dtype=bool)
+    if (context.diagonal() > 0).sum() >= 2 and (context[others] > 0).sum() >= n:
         for component, target in EVALUATED.items():
             judged = _before(rows, component, target, judge, described)
             if judged.prompts != plain.prompts:
@@ -314,9 +322,11 @@ def walkthrough(settings: Settings, found: Found, prompt: str, component: str) -
 def walkthroughs(settings: Settings, found: Found, component: str) -> dict[str, pd.DataFrame]:
     """Return the walkthroughs of a component (Tables 1–2, Table 3): a title with the prompt and its ℓ_c -> its table."""
     asked = settings.mlp_walkthroughs if component == "mlp_output" else hidden_walkthroughs(settings)
-    known = [prompt for prompt in asked if prompt in found.context.index]
+    read = found.rows.loc[found.rows["component"] == component, "source prompt"].unique()
     return {
-        f"**{prompt}**: ℓ_c = {found.context[prompt]}": walkthrough(settings, found, prompt, component) for prompt in known
+        f"**{prompt}**: ℓ_c = {found.context[prompt]}": walkthrough(settings, found, prompt, component)
+        for prompt in asked
+        if prompt in read
     }
 
 

@@ -40,14 +40,15 @@ TABLE = "story.csv.gz"
 NEEDS = ()
 WANTS = ("mlp_output.csv", "every_component.csv.gz")  # to tell the story of every prompt
 
-AS_TOLD = {"pre_mlp_residual": False, "mlp_output": False, "amplified": True, "hidden_state": True}  # step -> legible
+# Figure 1: whether each step is legible.
+STEPS = {"pre_mlp_residual": False, "mlp_output": False, "amplified": True, "hidden_state": True}
 FAILS = {
     "pre_mlp_residual": "the residual before the MLP is legible already",
     "mlp_output": "the plain MLP output is legible already",
     "amplified": "no amplified MLP output is legible",
     "hidden_state": "the hidden state is not legible",
 }
-MATTERS = ("amplified", "mlp_output", "pre_mlp_residual", "hidden_state")  # to the story, most first
+PRIORITY = ("amplified", "mlp_output", "pre_mlp_residual", "hidden_state")  # to the story, most first
 
 
 class Settings(ReadSettings):
@@ -59,21 +60,16 @@ class Settings(ReadSettings):
     )
     layers: Layers = setting("0-7", "source layers to look in, from 0")
     target_layer: TargetLayers = setting("same", 'the patched layer: "same" as the source, or a number')
-    prompts: FilePath = setting(
-        PROMPTS.default, "of the readings below: a CSV with the columns `prompt` and `gold`"
-    )
+    prompts: FilePath = setting(PROMPTS.default, "of `results`: a CSV with the columns `prompt` and `gold`")
     results: FilePaths = setting(
-        (),
-        "CSVs: the MLP evaluation, and h_PreMLP and hidden states into the same layer; empty leaves that section out",
+        (), "the MLP evaluation's CSV and every_component's, for the story of every prompt; empty leaves it out"
     )
     threshold: Cosine = THRESHOLD
 
 
 def plans(settings: Settings) -> list[Plan]:
     """Ask for h_PreMLP, the MLP output plain and amplified, and the hidden state of one prompt; a random vector."""
-    shared = {
-        "layers": settings.layers, "target_layer": settings.target_layer, "max_new_tokens": settings.max_new_tokens
-    }  # fmt: skip
+    shared = {name: getattr(settings, name) for name in ("layers", "target_layer", "max_new_tokens")}
     return [
         make_plan([settings.prompt], ("pre_mlp_residual", "hidden_state"), amplifiers=1, **shared),
         make_plan([settings.prompt], ("mlp_output", "random[mlp_output]"), amplifiers=MLP_GRID, **shared),
@@ -92,19 +88,17 @@ class Found(NamedTuple):
         model: whose they are.
         story: of the prompt: layer, amplifier, holds; random readings, random legible: how many amplified random
             vectors there were, and how many of them are legible; steps: per step its component, amplifier, first item
-            of the reading, score gold and legible; missing: the steps that don't go as told.
+            of the reading, score gold and legible; missing: the steps that don't go as in Figure 1.
         over_all: `effects.effect` of the share of prompts for which the story holds in some layer, with prompts and
             holds (their number); {} without `results`.
-        best: the story of the prompt whose amplified MLP output is most similar to its description; None if it holds
-            for none.
-        golds: the descriptions that the stories are judged by.
+        best: the story of the prompt whose amplified MLP output is most similar to its description, with that
+            description as gold; None if it holds for none.
     """
 
     model: str
     story: dict
     over_all: dict[str, float]
     best: dict | None
-    golds: dict[str, str]
 
     @property
     def steps(self) -> pd.DataFrame:
@@ -115,23 +109,20 @@ class Found(NamedTuple):
 
 
 def tables(settings: Settings, rows: pd.DataFrame) -> Found:
-    """Find the layer and amplifier at which the story is told best; and of every prompt, where its readings are there."""
+    """Find the layer and amplifier that show the story best; and those of every prompt, if `results` has its readings."""
     from ..judging.judge import Judge
-    from ..judging.score import score
     from ..runs.results import read_results
 
-    judge, over_all, best, golds = Judge(settings.judge, settings.threshold), {}, None, {}
-    if settings.results:
-        golds = read_gold(settings.prompts)
-        told = read_results(settings.results)
-        told = score(told[told["source prompt"].isin(golds)], judge, golds)
-        over_all, best = stories(told, golds, judge)
+    judge = Judge(settings.judge, settings.threshold)
     story = find_story(rows, judge)
-    return Found(rows.attrs["model"]["name"], story, over_all, best, gold(settings) | golds)
+    over_all, best = {}, None
+    if settings.results:
+        over_all, best = stories(read_results(settings.results), read_gold(settings.prompts), judge)
+    return Found(rows.attrs["model"]["name"], story, over_all, best)
 
 
 def find_story(rows: pd.DataFrame, judge: Judge) -> dict[str, object]:
-    """Find the layer and amplifier at which Figure 1's story is told best, and whether it holds.
+    """Find the layer and amplifier at which the readings come closest to Figure 1's story, and whether it holds.
 
     It holds where the residual before the MLP and the plain MLP output say nothing of the entity, the amplified MLP
     output does, and the hidden state, their sum, does too.
@@ -145,13 +136,13 @@ def find_story(rows: pd.DataFrame, judge: Judge) -> dict[str, object]:
     from ..judging.effects import is_legible
 
     rows = rows.assign(legible=is_legible(rows, judge))
-    told = []
+    by_layer = []
     for layer, part in rows.groupby("layer"):
         amplified = part[(part["component"] == "mlp_output") & AMPLIFIED.choose(part)]
         best = amplified.sort_values(["legible", "score gold"], ascending=False, kind="stable").iloc[0]
         plain = part[PLAIN.choose(part)].set_index("component")
-        of_step = {step: best if step == "amplified" else plain.loc[step] for step in AS_TOLD}
-        missing = [step for step, legible in AS_TOLD.items() if bool(of_step[step]["legible"]) != legible]
+        of_step = {step: best if step == "amplified" else plain.loc[step] for step in STEPS}
+        missing = [step for step, legible in STEPS.items() if bool(of_step[step]["legible"]) != legible]
         steps = {
             step: {
                 "amplifier": float(row["amplification value"]),
@@ -161,27 +152,28 @@ def find_story(rows: pd.DataFrame, judge: Judge) -> dict[str, object]:
             }
             for step, row in of_step.items()
         }
-        told.append({
+        by_layer.append({
             "prompt": best["source prompt"], "token": best["token"].strip(), "layer": int(layer),
             "target layer": int(best["target layer"]), "amplifier": float(best["amplification value"]),
             "holds": not missing, "missing": missing, "steps": steps,
         })  # fmt: skip
     random = rows[rows["component"].str.startswith("random") & AMPLIFIED.choose(rows)]
-    for story in told:  # the control has as many tries as the story was chosen from
+    for story in by_layer:  # the control has as many tries as the story was chosen from
         story |= {"random readings": len(random), "random legible": int(random["legible"].sum())}
-    return min(
-        told,
-        key=lambda story: (
-            *(step in story["missing"] for step in MATTERS), -story["steps"]["amplified"]["score gold"]
-        ),
-    )  # fmt: skip
+    return min(by_layer, key=_distance)
+
+
+def _distance(story: Mapping[str, object]) -> tuple:
+    """Rank a story: those that lack nothing first, then those whose amplified reading is closest to the description."""
+    return (*(step in story["missing"] for step in PRIORITY), -story["steps"]["amplified"]["score gold"])
 
 
 def stories(rows: pd.DataFrame, golds: Mapping[str, str], judge: Judge) -> tuple[dict[str, float], dict | None]:
-    """Tell the story of every prompt: in how many it holds in any layer, beside chance, and the clearest of them.
+    """Count the prompts for which the story holds in any layer, beside chance, and find the clearest of them.
 
     Args:
-        rows: the MLP evaluation, and h_PreMLP and hidden states into the same layer (every_component).
+        rows: the MLP evaluation, and h_PreMLP and hidden states into the same layer (every_component); scores aren't
+            needed.
 
     Returns:
         See `Found.over_all` and `Found.best`.
@@ -189,10 +181,14 @@ def stories(rows: pd.DataFrame, golds: Mapping[str, str], judge: Judge) -> tuple
     import pandas as pd
 
     from ..judging.effects import effect, judge_rows
+    from ..judging.score import score
 
     keep = {"pre_mlp_residual": (1,), "hidden_state": (1,), "mlp_output": MLP_GRID}
     same = rows[(rows["target layer"] == rows["layer"]) & rows["source prompt"].isin(golds)].drop_duplicates("id")
-    parts = {c: same[(same["component"] == c) & same["amplification value"].isin(grid)] for c, grid in keep.items()}
+    parts = {
+        component: same[(same["component"] == component) & same["amplification value"].isin(grid)]
+        for component, grid in keep.items()
+    }
     layers = sorted(set.intersection(*(set(part["layer"]) for part in parts.values())))
     parts = {component: part[part["layer"].isin(layers)] for component, part in parts.items()}
     judged = {component: judge_rows(part, judge, golds, echoes=False) for component, part in parts.items()}
@@ -201,12 +197,13 @@ def stories(rows: pd.DataFrame, golds: Mapping[str, str], judge: Judge) -> tuple
     holds &= ~judged["pre_mlp_residual"].successes() & judged["hidden_state"].successes()
     of_prompt = holds.any(1)  # (n, n): of prompt i, judged by prompt j's description
     numbers = effect(mlp, of_prompt[:, None, :]) | {"prompts": len(of_prompt), "holds": int(of_prompt.diagonal().sum())}
-    told = [
-        find_story(pd.concat(part[part["source prompt"] == prompt] for part in parts.values()), judge)
-        for prompt, held in zip(mlp.prompts, of_prompt.diagonal(), strict=True)
-        if held
-    ]
-    return numbers, max(told, key=lambda story: story["steps"]["amplified"]["score gold"], default=None)
+    held = [prompt for prompt, is_held in zip(mlp.prompts, of_prompt.diagonal(), strict=True) if is_held]
+    if not held:
+        return numbers, None
+    every = pd.concat(parts.values(), ignore_index=True)
+    scored = score(every[every["source prompt"].isin(held)], judge, golds)
+    best = min((find_story(part, judge) for _, part in scored.groupby("source prompt", sort=False)), key=_distance)
+    return numbers, best | {"gold": golds[best["prompt"]]}
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
@@ -240,12 +237,11 @@ def _control(story: Mapping[str, object]) -> str:
 
 def caption(settings: Settings, found: Found) -> str:
     """Say how the prompt's picture is judged, and what chance does."""
-    return _judged(settings, found, found.story, _control(found.story))
+    return _legible(settings, settings.gold) + _control(found.story)
 
 
-def _judged(settings: Settings, found: Found, story: Mapping[str, object], control: str) -> str:
-    gold = found.golds[story["prompt"]]
-    return f"Legible: similarity to “{gold}” above {settings.threshold:g}, and not an echo. {control}"
+def _legible(settings: Settings, gold: str) -> str:
+    return f"Legible: similarity to “{gold}” above {settings.threshold:g}, and not an echo. "
 
 
 def figure(settings: Settings, found: Found, tokens: Sequence[str]) -> Figure:
@@ -259,8 +255,8 @@ def figure(settings: Settings, found: Found, tokens: Sequence[str]) -> Figure:
     return _draw(story, tokens, found.model, caption(settings, found), last)
 
 
-def shown(found: Found) -> dict:
-    """Return the clearest story of all prompts; the prompt's where it holds for none."""
+def clearest(found: Found) -> dict:
+    """Return the clearest story of all prompts; the prompt's own where it holds for none."""
     return found.best or found.story
 
 
@@ -268,20 +264,20 @@ def best_figure(settings: Settings, found: Found, tokens: Sequence[str]) -> Figu
     """Draw Figure 1 of the prompt whose story is clearest.
 
     Args:
-        tokens: of that prompt (`shown`).
+        tokens: of that prompt (`clearest`).
     """
-    story, said = shown(found), sentences(settings, found)
-    control = _control(story)
-    if found.best:
-        control = f"The clearest of {found.over_all['prompts']} prompts × layers × amplifiers."
-    return _draw(story, tokens, found.model, _judged(settings, found, story, control), said[-1] if found.best else said[0])
+    said = sentences(settings, found)
+    if not found.best:
+        return _draw(found.story, tokens, found.model, caption(settings, found), said[0])
+    chosen = f"The clearest of {found.over_all['prompts']} prompts × layers × amplifiers."
+    return _draw(found.best, tokens, found.model, _legible(settings, found.best["gold"]) + chosen, said[-1])
 
 
 def _draw(story: Mapping[str, object], tokens: Sequence[str], model: str, judged: str, sentence: str) -> Figure:
     """Draw h_PreMLP → mlp → amplified mlp → + → h, and what each says.
 
     Args:
-        judged: what "legible" means, and what chance does.
+        judged: what "legible" means, and how the story was found or what chance does.
         sentence: last, in bold: that the story doesn't hold, or how often it does.
     """
     import matplotlib.pyplot as plt

@@ -17,7 +17,7 @@ from helpers import ROOT
 from helpers.cli import main
 from helpers.cli.reproduce import QUICK, settle
 from helpers.experiments import EXPERIMENTS, names
-from helpers.runs.ledger import WORK, rows_in, run_folder
+from helpers.runs.ledger import rows_in, run_folder
 from helpers.runs.results import read_results
 from helpers.words.rows import ROW_COLUMNS
 
@@ -25,12 +25,11 @@ DEFAULT_MODEL = "smollm2-135m"
 
 
 @pytest.fixture(autouse=True)
-def no_state_is_left():
-    """Runs into the tests' folders leave nothing in runs/work/."""
-    before = set(WORK.iterdir()) if WORK.is_dir() else set()
+def no_state_is_left(tmp_path):
+    """Runs into a test's folder leave nothing in runs/work/."""
     yield
-    for folder in set(WORK.iterdir()) - before if WORK.is_dir() else ():
-        shutil.rmtree(folder)
+    for folder in (tmp_path, *tmp_path.rglob("*/")):
+        shutil.rmtree(run_folder(folder), ignore_errors=True)
 
 
 @pytest.mark.parametrize(
@@ -126,50 +125,28 @@ def test_files_that_an_experiment_needs_are_read_before_any_notebook_runs():
 
 
 @pytest.mark.slow
-def test_the_default_experiments_on_a_small_setting(tmp_path, capfd):
-    """One real run of all three: files, rows, figure, executed copies; then the figure alone, of several sources."""
-    assert main(["num_prompts=3", "layers=1,5", "amplifiers=1,4", f"out_dir={tmp_path}"]) == 0
+def test_the_whole_paper_on_a_model_that_knows_nothing(tiny_folder, tmp_path, capfd):
+    """Random weights: each notebook runs through, writes what it says, and claims no effect. Then two figures alone."""
+    chosen, out = names("default", "paper"), f"out_dir={tmp_path}"
+    settings = ["num_prompts=10", "layers=1,2", "sums=mlp_sum[1-2]", "walkthrough_layers=0-2", out]
+    assert main(["--all", "--model", str(tiny_folder), *settings]) == 0
     said = capfd.readouterr()
-    assert "smollm2-135m: 12 mlp_output + 12 hidden_state interpretations, about 1 min" in said.out
+    assert "tiny-llama: 120 mlp_output + 200 hidden_state + 68 guidance" in said.out
     assert [line for line in said.out.splitlines() if line.startswith("[")] == [
-        f"[{number}/3] notebooks/{name}.ipynb" for number, name in enumerate(names("default"), start=1)
+        f"[{number}/{len(chosen)}] notebooks/{name}.ipynb" for number, name in enumerate(chosen, start=1)
     ]
-    assert "Loading weights" not in said.err
-    for component, target in (("mlp_output", None), ("hidden_state", 0)):
+    assert "does not hold on tiny-llama" in said.out and "no gain that is certain" in said.out
+    assert "Loading weights" not in said.err and "Error" not in said.err
+    for component, amplifiers in (("mlp_output", 6), ("hidden_state", 10)):
         rows = read_results(tmp_path / f"{component}.csv")
-        assert set(rows.columns) >= set(ROW_COLUMNS) and len(rows) == 12
+        assert set(rows.columns) >= set(ROW_COLUMNS) and len(rows) == 10 * 2 * amplifiers
         assert set(rows["component"]) == {component}
-        assert (rows["target layer"] == (rows["layer"] if target is None else target)).all()
-        assert json.loads((tmp_path / f"{component}.json").read_text())["plan"]["prompts"] == 3
-    counts = pd.read_csv(tmp_path / "layer_success.csv")
-    assert len(counts) == 8 and set(counts["method"]) == {"Patchscopes", "Superscopes"}
-    assert (tmp_path / "layer_success.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "layer_success.pdf").read_bytes().startswith(b"%PDF")
-    for name in names("default"):
+        assert (rows["target layer"] == (rows["layer"] if component == "mlp_output" else 0)).all()
+        assert json.loads((tmp_path / f"{component}.json").read_text())["plan"]["prompts"] == 10
+    for name in chosen:
         text = (tmp_path / "notebooks" / f"{name}.ipynb").read_text()
         assert "papermill" not in json.loads(text)["metadata"] and str(ROOT) not in text and "stderr" not in text
-
-    before = (tmp_path / "layer_success.png").read_bytes()
-    (tmp_path / "layer_success.png").unlink()
-    assert main(["--only", "layer_success_plots", f"out_dir={tmp_path}"]) == 0
-    assert (tmp_path / "layer_success.png").read_bytes() == before
-
-    # What only a notebook sees is exit code 2, too.
-    out = tmp_path / "none"
-    capfd.readouterr()
-    assert main(["--only", "layer_success_plots", "results=nowhere.csv", f"out_dir={out}"]) == 2
-    assert capfd.readouterr().err.strip().endswith("results='nowhere.csv': no such file") and not list(out.iterdir())
-
-
-@pytest.mark.slow
-def test_the_whole_paper_on_a_model_that_knows_nothing(tiny_folder, tmp_path, capfd):
-    """Random weights: each notebook runs through, writes what it says, and claims no effect."""
-    settings = ["num_prompts=10", "layers=1,2", "sums=mlp_sum[1-2]", "walkthrough_layers=0-2", f"out_dir={tmp_path}"]
-    assert main(["--all", "--model", str(tiny_folder), *settings]) == 0
-    said = capfd.readouterr().out
-    assert "does not hold on tiny-llama" in said and "no gain that is certain" in said
-    for name in names("default", "paper"):
-        assert (tmp_path / "notebooks" / f"{name}.ipynb").is_file()
+    assert (tmp_path / "layer_success.pdf").read_bytes().startswith(b"%PDF")
     for name in names("paper"):
         assert (tmp_path / f"{name}.png").stat().st_size < 300 << 10
         found = tmp_path / ("effect_and_scoring.json" if name == "effect_and_scoring" else f"{name}_found.json")
@@ -178,6 +155,16 @@ def test_the_whole_paper_on_a_model_that_knows_nothing(tiny_folder, tmp_path, ca
     assert (effects["p_holm"] > 0.01).mean() > 0.8
     assert main(["--only", "model_sizes", f"folders={tmp_path}", f"out_dir={tmp_path / 'sizes'}"]) == 0
     assert set(pd.read_csv(tmp_path / "sizes" / "model_sizes.csv")["model"]) == {"tiny-llama"}
+
+    before = (tmp_path / "layer_success.png").read_bytes()
+    (tmp_path / "layer_success.png").unlink()
+    assert main(["--only", "layer_success_plots", "--model", str(tiny_folder), out]) == 0
+    assert (tmp_path / "layer_success.png").read_bytes() == before
+    # What only a notebook sees is exit code 2, too.
+    capfd.readouterr()
+    assert main(["--only", "layer_success_plots", "results=nowhere.csv", out]) == 2
+    assert capfd.readouterr().err.strip().endswith("results='nowhere.csv': no such file")
+    assert (tmp_path / "layer_success.png").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -255,28 +242,24 @@ def stopped_in_notebook(arguments: list[str], number: str, signum: int, to_kerne
 
 @pytest.mark.slow
 def test_a_command_continues_that_was_stopped_while_it_draws(tiny_folder, tmp_path, capfd):
-    """Stopped by the user among its notebooks, the same command ends as if it had not been; then a notebook is killed."""
-    settings = ["--model", str(tiny_folder), "num_prompts=6", "layers=1,2"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    arguments = [*settings, f"out_dir={stopped}"]
+    """Stopped by the user among its notebooks, the same command goes on with the rest; then a notebook is killed."""
+    model, out = ["--model", str(tiny_folder)], f"out_dir={tmp_path}"
+    arguments = [*model, "num_prompts=6", "layers=1,2", out]
     code, said = stopped_in_notebook(arguments, "[3/3]", signal.SIGINT, to_kernel=False)
-    assert code == 130 and "this continues:" in said and not list(stopped.iterdir())
+    assert code == 130 and "this continues:" in said and not list(tmp_path.iterdir())
     assert main(arguments) == 0
     assert "through already" in capfd.readouterr().out, "[3/3] begins when one of the others has ended"
-    assert main([*settings, f"out_dir={whole}"]) == 0
-    results = ("mlp_output.csv", "hidden_state.csv", "layer_success.csv", "layer_success.png")
-    for name in results:
-        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
-        (stopped / name).unlink()
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for path in written:
+        path.unlink()
     assert main(arguments) == 0 and "Nothing is left to do" in capfd.readouterr().out
-    for name in results:
-        assert (stopped / name).read_bytes() == (whole / name).read_bytes()
+    assert written == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
-    (stopped / "layer_success.png").unlink()
-    arguments += ["--only", "layer_success_plots", "threshold=0.4"]
-    code, said = stopped_in_notebook([arguments[0], arguments[1], *arguments[4:]], "[1/1]", signal.SIGKILL, to_kernel=True)
+    (tmp_path / "layer_success.png").unlink()
+    arguments = [*model, "--only", "layer_success_plots", "threshold=0.4", out]
+    code, said = stopped_in_notebook(arguments, "[1/1]", signal.SIGKILL, to_kernel=True)
     assert code == 143 and "the process of layer_success_plots was killed" in said
-    assert not (stopped / "layer_success.png").exists()
+    assert not (tmp_path / "layer_success.png").exists()
 
 
 @pytest.mark.slow

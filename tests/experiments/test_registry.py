@@ -147,4 +147,4 @@ def test_captions_follow_the_settings():
     found = stability.Found("m", 12, "2, 5", {"Superscopes": 7}, empty)
     caption = stability.caption(stability.Settings(threshold=0.4), found)
     assert str(PAPERS_SAMPLING) in caption and "above 0.4" in caption and "best of 7" in caption
-    assert "above 0.25" in tries.caption(tries.Settings(threshold=0.25), tries.Found("m", 48, *[empty] * 5))
+    assert "above 0.25" in tries.caption(tries.Settings(threshold=0.25), tries.Found("m", 48, "1, 3", *[empty] * 5))

@@ -21,7 +21,7 @@ def story_rows(pre, plain, amplified, hidden):
 
 
 def said(told):
-    found = story.Found("m", told, {}, None, {"Pink Floyd": "English rock band"})
+    found = story.Found("m", told, {}, None)
     return story.sentences(story.Settings(), found)[0]
 
 
