@@ -106,16 +106,12 @@ def _fingerprint(folder: Path, kinds: tuple[str, ...]) -> str:
 def _encoder(folder: Path):
     """Load a sentence model; all judges of this process share it."""
     from sentence_transformers import SentenceTransformer  # a heavy import, needed only to score
-    from transformers.utils import logging as transformers_logging
 
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # a tenth of a second, in the middle of the caller's progress bar
-    try:
+    from ..models.load import without_progress_bars
+
+    with without_progress_bars():
         # On the CPU also beside a GPU, so that a score doesn't depend on the kind of machine.
         return SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False)
-    finally:
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def is_echo(first_item: str, prompt: str) -> bool:

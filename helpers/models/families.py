@@ -319,7 +319,8 @@ def _check_stream(
             raise refused(layer, f"its output is not finite in {str(out.dtype).removeprefix('torch.')}; try another")
         if before is not None and not torch.equal(before, received.to(before.device)):
             raise refused(layer, "doesn't receive what the block before it gives")
-        if torch.equal(*received[:, :-1]) and _looks_ahead(*out[:, :-1].cpu().double(), out.dtype):
+        same = _largest_difference(*received[:, :-1]) <= 1e-6  # rows of a batch are not always equal to the last bit
+        if same and _largest_difference(*out[:, :-1]) > torch.finfo(out.dtype).eps ** 0.5:
             raise refused(layer, "tokens see later ones; not a causal model")
         before = out
 
@@ -342,15 +343,10 @@ def _add_up(parts: Parts, seen: Mapping[tuple[str, int], Tensor]) -> tuple[bool,
     return adds_up, *worst
 
 
-def _looks_ahead(some: Tensor, others: Tensor, dtype: torch.dtype) -> bool:
-    """Tell whether any token differs by more than rounding between two rows that differ in later tokens only.
-
-    Args:
-        some, others: (tokens, width) float64.
-        dtype: in which they were computed.
-    """
-    differences = (some - others).norm(dim=-1) / some.norm(dim=-1)
-    return bool((differences > torch.finfo(dtype).eps ** 0.5).any())
+def _largest_difference(some: Tensor, others: Tensor) -> float:
+    """Return by how much of its length the token differs that differs most; both are (tokens, width)."""
+    some, others = some.cpu().double(), others.cpu().double()
+    return ((some - others).norm(dim=-1) / some.norm(dim=-1)).nan_to_num(0.0).max().item()
 
 
 def _difference(some: Tensor, others: Tensor) -> float:

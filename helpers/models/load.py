@@ -5,6 +5,7 @@ python -m helpers.models.load    loads the default model, so that it is dequanti
 
 import importlib.util
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ def read_model(name: str, **source_options) -> ModelCard:
     _check_extras(source)
     settings = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             config = AutoConfig.from_pretrained(**source.location, **settings)
             check_architecture(name, config, options.trust_remote_code, options.parts)
             tokenizer = AutoTokenizer.from_pretrained(**source.location, **settings)
@@ -184,7 +185,7 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
     card.source.fetch_weights()
     fingerprint = card.source.fingerprint()
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model = _load(card, dtype, device)
     except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
@@ -303,8 +304,11 @@ def _check_extras(source: Source) -> None:
             raise InputError("adapter", options.adapter, why)
 
 
+_bars_are_ours = threading.RLock()  # two threads that load at once would restore each other's settings
+
+
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Keep transformers from drawing progress bars, which would land between our lines; downloads keep theirs."""
 
     def disabled(bar, args, settings):
@@ -313,13 +317,14 @@ def _without_progress_bars() -> Iterator[None]:
     def no_bar(tensors, **settings):
         return tensors
 
-    hook, bar = logging.set_tqdm_hook(disabled), modeling_gguf_pytorch_utils.tqdm
-    modeling_gguf_pytorch_utils.tqdm = no_bar  # "de-quantizing" doesn't go by the hook
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(hook)
-        modeling_gguf_pytorch_utils.tqdm = bar
+    with _bars_are_ours:
+        hook, bar = logging.set_tqdm_hook(disabled), modeling_gguf_pytorch_utils.tqdm
+        modeling_gguf_pytorch_utils.tqdm = no_bar  # "de-quantizing" doesn't go by the hook
+        try:
+            yield
+        finally:
+            logging.set_tqdm_hook(hook)
+            modeling_gguf_pytorch_utils.tqdm = bar
 
 
 def _first_line(error: Exception) -> str:
