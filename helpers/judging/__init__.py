@@ -1,8 +1,9 @@
 """What counts as a success, and how often chance alone would succeed.
 
 judge    a sentence model, a threshold, and what an echo is
+rules    by what a reading is judged: the description, or the prompt
 score    the score columns of a table of rows
-chance   the rotation null: the same readings, judged by other prompts
+chance   the nulls: the same readings, judged by other prompts
 counts   prompts interpreted per layer, beside chance
 effects  successes beside chance, with intervals and tests
 """

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -14,11 +13,10 @@ from statsmodels.stats.multitest import multipletests
 from .. import InputError
 from ..words.components import GRIDS
 from ..words.methods import METHODS, Method
-from .chance import band, permutations, rotated, rotations
+from .chance import RESAMPLES, band, by_chance, others, permuted_means, rotation_means
 from .judge import THRESHOLD, Judge, is_echo
 from .score import first_items
 
-RESAMPLES = 9999  # of an interval or a test
 SPLITS = 200  # halvings of the prompts, to choose on one half and judge on the other
 TRY = ["amplification value", "target prompt", "seed"]  # what tells the tries at one (prompt, layer) apart
 Which = Method | str | Sequence[bool] | np.ndarray  # a method, its name, or a mask
@@ -35,8 +33,9 @@ class Judged:
         cosines: (n, layers, tries, n) float32; of prompt i's reading with what prompt j's readings should say. −1
             where a reading failed.
         chosen: method -> (n, layers, tries) bool, the readings that it chooses among.
+        truths: (n,) what each prompt's readings should say: its description, or the prompt.
         threshold: a higher cosine is a success.
-        categories: (n,) each prompt's, where there are any.
+        categories: (n,) each prompt's; empty where they aren't known.
     """
 
     prompts: tuple[str, ...]
@@ -44,6 +43,7 @@ class Judged:
     tries: pd.DataFrame
     cosines: np.ndarray
     chosen: Mapping[str, np.ndarray]
+    truths: tuple[str, ...]
     threshold: float = THRESHOLD
     categories: tuple[str, ...] = ()
 
@@ -94,25 +94,26 @@ class Judged:
         return replace(
             self,
             prompts=tuple(self.prompts[i] for i in keep),
+            truths=tuple(self.truths[i] for i in keep),
             cosines=self.cosines[keep][..., keep],
             chosen={name: mask[keep] for name, mask in self.chosen.items()},
             categories=tuple(self.categories[i] for i in keep) if self.categories else (),
         )
 
-    @cached_property
-    def related(self) -> np.ndarray:
-        """(n, n) bool: whom each prompt's chance comes from: the others; with categories, the others of its own."""
-        others = ~np.eye(len(self.prompts), dtype=bool)
-        if not self.categories:
-            return others
-        categories = np.array(self.categories)
-        return others & (categories[:, None] == categories)
+    def others(self, null: str = "any") -> np.ndarray:
+        """Return whom each prompt's chance comes from, (n, n) bool, for a null of `chance.NULLS`."""
+        return others(self.truths, self.categories, null)
+
+    @property
+    def nulls(self) -> tuple[str, ...]:
+        """The nulls that each effect is told by: any other prompt, and others of its category where they are known."""
+        return ("any", "same") if self.categories and self.others("same").any() else ("any",)
 
     @property
     def groups(self) -> list[np.ndarray]:
-        """Indices of the prompts of each category; of all where there are none."""
-        names = np.array(self.categories or [""] * len(self.prompts))
-        return [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
+        """Indices of the prompts of each category."""
+        names = np.array(self.categories)
+        return [np.flatnonzero(names == name) for name in dict.fromkeys(self.categories)]
 
 
 def judge_rows(
@@ -131,11 +132,10 @@ def judge_rows(
         by_gold: source prompt -> description that its readings are judged by, instead of by the prompt.
         first_item: judge the first list item only, not the whole continuation.
         echoes: let a reading that says nothing beyond its prompt count.
-        categories: source prompt -> category; chance is then that of others of the same category.
+        categories: source prompt -> category; if all have one, effects are compared with others of the category, too.
 
     Raises:
-        InputError: several components; fewer than two prompts, of a category too; a reading that is missing, or there
-            twice.
+        InputError: several components; fewer than two prompts; a reading that is missing, or there twice.
     """
     judge = judge or Judge()
     if rows["component"].nunique() != 1:
@@ -153,13 +153,13 @@ def judge_rows(
         given = f"{len(rows)} rows of {rows['component'].iloc[0]}"
         why = f"expected each of {len(tries)} tries once at each of {len(prompts)} prompts × {len(layers)} layers"
         raise InputError("rows", given, why)
-    kinds = tuple(categories[prompt] for prompt in prompts) if categories else ()
-    if kinds and pd.Series(kinds).value_counts().min() < 2:
-        why = "chance within a category needs at least two prompts of each"
-        raise InputError("categories", sorted(set(kinds)), why)
+    kinds = tuple((categories or {}).get(prompt, "") for prompt in prompts)
+    kinds = kinds if all(kinds) else ()
 
     items = first_items(rows)
     truths = [by_gold[prompt] for prompt in prompts] if by_gold else list(prompts)
+    if len(set(truths)) < 2:
+        raise InputError("gold", truths[0], "chance needs at least two different descriptions")
     cosines = judge.embedded(items if first_item else rows["result"].tolist()) @ judge.embedded(truths).T
     cosines[(rows["status"] != "ok").to_numpy()] = -1
     if not echoes:  # of the prompt that was read, or of the one that judges
@@ -173,47 +173,84 @@ def judge_rows(
     chosen = {name: np.zeros(shape, dtype=bool) for name in METHODS}
     for name, method in METHODS.items():
         chosen[name][place] = method.choose(rows).to_numpy()
-    return Judged(prompts, layers, tries, judged, chosen, judge.threshold, kinds)
+    return Judged(prompts, layers, tries, judged, chosen, tuple(truths), judge.threshold, kinds)
 
 
-def effect(judged: Judged, successes: np.ndarray) -> dict[str, float]:
+def effect(judged: Judged, successes: np.ndarray, readers: np.ndarray | None = None) -> dict[str, float]:
     """Compare a success rate over (prompt, layer) pairs with chance: the same readings, judged by other prompts.
 
     Args:
-        successes: (n, layers, n), of `judged`; each prompt by its own judge on the diagonal. Or any other number per
+        successes: (n, layers, n), of `judged`; each prompt by its own truth on the diagonal. Or any other number per
             pair, as its mean.
+        readers: (n,) bool, the prompts whose readings count; all if left out. All of them judge.
 
     Returns:
-        rate, null: shares of pairs, real and by chance; null_low, null_high: 95 % of all rotations of the prompts;
-        effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a prompt's layers
-        count together); p_value that it makes no difference whose prompt judges a reading (permutations). With
-        categories, prompts are rotated and permuted within them.
+        `beside_chance` by any other prompt; where categories are known, the same by others of the category, under
+        names that end in " same".
     """
-    table = successes.mean(1)  # (n, n)
-    difference = over_chance(judged, successes)
-    low, high = _interval(difference)
-    readers, rate = np.arange(len(table)), table.diagonal().mean()
-    null_low, null_high = band([table[readers, judges].mean() for judges in rotations(len(table), judged.groups)])
-    permuted = table[readers, permutations(len(table), RESAMPLES, judged.groups)].mean(1)
+    table = successes.mean(1)
+    numbers = beside_chance(table, judged.others(), readers=readers)
+    if "same" in judged.nulls:
+        within = beside_chance(table, judged.others("same"), judged.groups, readers)
+        numbers |= {f"{name} same": value for name, value in within.items()}
+    return numbers
+
+
+def beside_chance(
+    table: np.ndarray,
+    allowed: np.ndarray,
+    groups: Sequence[np.ndarray] | None = None,
+    readers: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Compare the mean of a table's diagonal with chance: the mean of the other prompts' judgements.
+
+    Args:
+        table: (n, n) what prompt i's readings give when prompt j judges them.
+        allowed: (n, n) bool, whom a prompt's chance comes from (`chance.others`).
+        groups: indices of prompts that may judge each other; of all if left out.
+        readers: (n,) bool, the prompts whose readings count; all that have others if left out.
+
+    Returns:
+        All empty (NaN) where no reader has others. rate, null: real and by chance; null_low, null_high: 95 % of all rotations of the prompts, or of random pairings
+        within groups; effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a
+        prompt's layers count together, and it counts as a judge, too); p_value that it makes no difference whose
+        prompt judges a reading (permutations); prompts, the number of readers.
+    """
+    readers = allowed.any(1) if readers is None else readers & allowed.any(1)
+    if not readers.any():
+        names = "rate", "null", "null_low", "null_high", "effect", "low", "high", "p_value"
+        return dict.fromkeys(names, np.nan) | {"prompts": 0}
+    counted, rate = allowed & readers[:, None], table.diagonal()[readers].mean()
+    share = shares_in_effect(table, allowed, readers)
+    low, high = _interval(share)
+    whole = groups is None or len(groups) == 1
+    by_pairing = rotation_means(table, counted) if whole else permuted_means(table, counted, groups)
+    null_low, null_high = band(by_pairing)
+    exchanged = permuted_means(table, np.broadcast_to(readers[:, None], table.shape), groups)
     numbers = {
-        "rate": rate, "null": rate - difference.mean(), "null_low": null_low, "null_high": null_high,
-        "effect": difference.mean(), "low": low, "high": high,
-        "p_value": (1 + (permuted >= rate - 1e-12).sum()) / (1 + len(permuted)),
+        "rate": rate, "null": rate - share.mean(), "null_low": null_low, "null_high": null_high,
+        "effect": share.mean(), "low": low, "high": high,
+        "p_value": (1 + (exchanged >= rate - 1e-12).sum()) / (1 + len(exchanged)),
     }  # fmt: skip
-    return {name: round(float(value), 4) for name, value in numbers.items()}
+    return {name: round(float(value), 4) for name, value in numbers.items()} | {"prompts": int(readers.sum())}
 
 
-def over_chance(judged: Judged, successes: np.ndarray) -> np.ndarray:
-    """Return each prompt's share in the effect, (n,): its mean is the success rate less chance.
+def shares_in_effect(table: np.ndarray, allowed: np.ndarray, readers: np.ndarray | None = None) -> np.ndarray:
+    """Return each prompt's share in the effect, (n,): their mean is the mean of the diagonal less chance.
 
-    A prompt counts as one that is read and as one that judges: own − row mean − column mean + mean of all, the means
-    without own readings (and within the category), so that an interval over prompts covers both.
+    A prompt counts as a reader, by how much better its own truth judges its readings than the others' do; and as a
+    judge, by how much more it finds in others' readings than their other judges do. So an interval over the shares
+    covers both.
+
+    Args:
+        table, allowed, readers: as of `beside_chance`.
     """
-    table, related = successes.mean(1), judged.related
-    others = np.where(related, table, 0)
-    rows, columns = (others.sum(axis) / related.sum(axis) for axis in (1, 0))
-    alike = related | np.eye(len(table), dtype=bool)
-    return table.diagonal() - rows - columns + alike @ rows / alike.sum(1)
+    readers = allowed.any(1) if readers is None else readers & allowed.any(1)
+    chance, counted = by_chance(table, allowed), allowed & readers[:, None]
+    reads = np.where(readers, table.diagonal() - chance, 0)
+    judges = (counted * (table - chance[:, None]) / np.maximum(allowed.sum(1), 1)[:, None]).sum(0)
+    mean = reads.sum() / readers.sum()
+    return mean + (np.where(readers, reads - mean, 0) - judges) * len(table) / readers.sum()
 
 
 def gain(judged: Judged, more: np.ndarray, less: np.ndarray, against: Judged | None = None) -> dict[str, float]:
@@ -221,10 +258,18 @@ def gain(judged: Judged, more: np.ndarray, less: np.ndarray, against: Judged | N
 
     Args:
         more, less: (n, layers, n) successes of the two ways; `less` of `against`, if that is another table.
+
+    Returns:
+        gain, low, high; where categories are known, the same over chance of the category ("gain same", …).
     """
-    difference = over_chance(judged, more) - over_chance(against or judged, less)
-    low, high = _interval(difference)
-    return {"gain": round(float(difference.mean()), 4), "low": round(low, 4), "high": round(high, 4)}
+    numbers = {}
+    for null in judged.nulls:
+        allowed, theirs = judged.others(null), (against or judged).others(null)
+        difference = shares_in_effect(more.mean(1), allowed) - shares_in_effect(less.mean(1), theirs)
+        end = "" if null == "any" else f" {null}"
+        for name, value in zip(("gain", "low", "high"), (difference.mean(), *_interval(difference)), strict=True):
+            numbers[name + end] = round(float(value), 4)
+    return numbers
 
 
 def by_method(judged: Judged) -> dict[str, dict[str, float]]:
@@ -246,16 +291,18 @@ def chosen_on_half(judged: Judged, which: Which, splits: int = SPLITS) -> tuple[
     """
     which = np.flatnonzero(judged.mask(which).any((0, 1)))
     by_layer = judged.cosines[:, :, which] > judged.threshold  # (n, layers, tries, n)
-    hits = by_layer.mean(1)
+    hits, allowed = by_layer.mean(1), judged.others()
     n, rng = len(judged.prompts), np.random.default_rng(0)
     total, seen, chosen = np.zeros((n, len(judged.layers), n)), np.zeros(n), np.zeros(len(which))
     for _ in range(splits):
         order = rng.permutation(n)
         for half, other in ((order[: n // 2], order[n // 2 :]), (order[n // 2 :], order[: n // 2])):
-            table = hits[np.ix_(half, range(len(which)), half)]  # (half, tries, half)
-            own = table[range(len(half)), :, range(len(half))]
-            effects = (own - (table.sum(2) - own) / (len(half) - 1)).mean(0)
-            best = int(effects.argmax())
+            among = allowed[np.ix_(half, half)]
+            effects = [
+                (table.diagonal() - by_chance(table, among)).mean()
+                for table in (hits[half, number][:, half] for number in range(len(which)))
+            ]
+            best = int(np.argmax(effects))
             chosen[best] += 1
             total[other] += by_layer[other, :, best]
             seen[other] += 1
@@ -292,10 +339,11 @@ def by_threshold(
         Columns threshold, rate, null, null_low, null_high (95 % of all rotations).
     """
     best = np.where(judged.mask(which)[..., None], judged.cosines, -1).max(2)  # (n, layers, n)
-    lines = []
+    allowed, lines = judged.others(), []
     for threshold in thresholds:
-        rates = rotated((best > threshold).mean(1)).mean(1)
-        lines.append((threshold, rates[0], rates[1:].mean(), *band(rates[1:])))
+        table = (best > threshold).mean(1)
+        null = by_chance(table, allowed).mean()
+        lines.append((threshold, table.diagonal().mean(), null, *band(rotation_means(table, allowed))))
     table = pd.DataFrame(lines, columns=["threshold", "rate", "null", "null_low", "null_high"])
     table.attrs["area"] = round(float(np.trapezoid(table["rate"] - table["null"], table["threshold"])), 4)
     return table
@@ -307,11 +355,11 @@ def on_grid(rows: pd.DataFrame, component: str, layers: Sequence[int] | None = N
     Raises:
         InputError: an amplifier of the grid wasn't read.
     """
-    own = rows[(rows["component"] == component) & (rows["layer"].isin(layers) if layers is not None else True)]
-    if missing := set(GRIDS[component]) - set(own["amplification value"]):
+    read = rows[(rows["component"] == component) & (rows["layer"].isin(layers) if layers is not None else True)]
+    if missing := set(GRIDS[component]) - set(read["amplification value"]):
         why = f"the readings of {component} lack {sorted(missing)}; methods are compared on {GRIDS[component]}"
-        raise InputError("amplifiers", sorted(set(own["amplification value"])), why)
-    return own[own["amplification value"].isin(GRIDS[component])]
+        raise InputError("amplifiers", sorted(set(read["amplification value"])), why)
+    return read[read["amplification value"].isin(GRIDS[component])]
 
 
 def is_legible(rows: pd.DataFrame, judge: Judge | None = None) -> pd.Series:

@@ -15,7 +15,7 @@ class Method(NamedTuple):
     Attributes:
         name: in tables and sentences.
         label: in legends.
-        one: a reading of it, in a sentence: "plain", "amplified".
+        adjective: of a reading of it, in a sentence: "plain", "amplified".
         colour, marker: in figures; colours are told apart in every common colour blindness.
         choose: (rows) -> bool per row, the readings among which the best counts. It sees columns of the row schema,
             never a score.
@@ -23,7 +23,7 @@ class Method(NamedTuple):
 
     name: str
     label: str
-    one: str
+    adjective: str
     colour: str
     marker: str
     choose: Callable[[pd.DataFrame], pd.Series]

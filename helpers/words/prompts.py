@@ -35,15 +35,12 @@ def read_gold(path: str | Path, num_prompts: int = 0) -> dict[str, str]:
 
 
 def read_categories(path: str | Path) -> dict[str, str]:
-    """Read each prompt's category (column `category`).
+    """Read each prompt's category (column `category`); {} if there is no such column.
 
     Raises:
-        InputError: as `read_prompts`; no column `category`, or a blank one.
+        InputError: as `read_prompts`; a blank category.
     """
-    found = _read_beside(path, "category")
-    if found is None:
-        raise InputError("prompts", str(path), "no column 'category', by which chance is made")
-    return found
+    return _read_beside(path, "category") or {}
 
 
 def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[str, str] | None:

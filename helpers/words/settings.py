@@ -277,7 +277,7 @@ class ReadSettings(ModelSettings):
     out_dir: FilePath = ResultSettings.model_fields["out_dir"]
 
 
-PROMPTS = setting("data/prompts.csv", "a CSV with the columns `prompt` and `gold`, relative to the repository")
+PROMPTS = setting("data/prompts.csv", "a CSV with the columns `prompt`, `gold` and `category`, relative to the repository")
 NUM_PROMPTS = setting(0, "only the first so many; 0 is all")
 THRESHOLD = setting(0.3, "a reading above this similarity counts as a success")
 RESULTS = setting((), "the two evaluations' CSVs, relative to the repository; empty is those in out_dir")

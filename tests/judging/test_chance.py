@@ -1,29 +1,57 @@
-"""The one null, against a slow one by hand."""
+"""The nulls, against a slow one by hand."""
 
 import numpy as np
 import pytest
 
-from helpers.judging.chance import band, permutations, range_of_best, rotated, rotations
+from helpers.judging.chance import (
+    band,
+    by_chance,
+    others,
+    permutations,
+    permuted_means,
+    range_of_best,
+    rotated,
+    rotation_means,
+)
 
 
-def test_over_all_rotations_each_prompt_meets_each_other_judge_once():
-    met = np.zeros((6, 6), dtype=int)
-    for judges in rotations(6):
-        assert sorted(judges) == list(range(6)), "a rotation has each judge once, as the real pairing does"
-        met[np.arange(6), judges] += 1
-    assert (met == 1 - np.eye(6, dtype=int)).all()
+def test_each_null_has_its_judges():
+    truths, categories = ["rock band", "rock band", "film", "ship", "punk band"], ["band", "band", "film", "film", "band"]
+    assert others(truths)[0].tolist() == [False, False, True, True, True], "the same description is no other"
+    assert others(truths, categories, "same")[0].tolist() == [False, False, False, False, True]
+    assert others(truths, categories, "same")[2].tolist() == [False, False, False, True, False]
+    assert others(truths, categories, "other")[0].tolist() == [False, False, True, True, False]
+    assert not others(["a", "b"], ["film", "ship"], "same").any(), "alone in its category"
 
 
-def test_groups_are_rotated_among_themselves():
+def test_chance_is_the_mean_over_the_others():
+    table, allowed = np.array([[9.0, 1, 3], [2, 9, 4], [7, 8, 9]]), np.ones((3, 3), dtype=bool)
+    np.fill_diagonal(allowed, False)
+    assert by_chance(table, allowed).tolist() == [2, 3, 7.5]
+    allowed[2] = False
+    assert by_chance(table, allowed).tolist() == [2, 3, 0]
+
+
+def test_rotations_leave_out_whom_they_must():
+    """Three prompts, of which two have the same truth: one rotation pairs two of them with a true other each."""
+    table = np.arange(9.0).reshape(3, 3)
+    allowed = others(["a", "a", "b"])
+    by_hand = []
+    for k in (1, 2):
+        kept = [table[i, (i + k) % 3] for i in range(3) if allowed[i, (i + k) % 3]]
+        by_hand.append(np.mean(kept))
+    np.testing.assert_allclose(rotation_means(table, allowed), by_hand)
+
+
+def test_groups_are_permuted_among_themselves():
     groups = [np.array([0, 3, 5]), np.array([1, 2, 4, 6])]
-    found = list(rotations(7, groups))
-    assert len(found) == 2, "as many as the smallest group allows"
-    for judges in found:
-        for group in groups:
-            assert sorted(judges[group]) == sorted(group) and (judges[group] != group).all()
     for pairing in permutations(7, 50, groups):
         for group in groups:
             assert sorted(pairing[group]) == sorted(group)
+    alike = np.zeros((7, 7))
+    for group in groups:
+        alike[np.ix_(group, group)] = 1
+    assert (permuted_means(alike, np.ones((7, 7), dtype=bool), groups) == 1).all()
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (5, 5, 3), (1, 7), (3, 5)])
@@ -33,12 +61,6 @@ def test_rotated_equals_a_loop(shape):
     by_hand = [[table[i, (i + k) % judges] for i in range(readers)] for k in range(judges)]
     np.testing.assert_array_equal(rotated(table), by_hand)
     np.testing.assert_array_equal(rotated(table)[0], [table[i, i] for i in range(readers)])
-
-
-def test_rotated_and_rotations_are_the_same_null():
-    table = np.random.default_rng(1).random((8, 8)) > 0.5
-    one_by_one = [table[np.arange(8), judges].sum() for judges in rotations(8)]
-    assert rotated(table)[1:].sum(1).tolist() == one_by_one
 
 
 @pytest.mark.parametrize("number", [1, 3, 39, 40, 41, 47, 200])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from helpers import InputError
-from helpers.judging.counts import success_counts
+from helpers.judging.counts import counts_by_rule, success_counts
 from helpers.judging.judge import Judge, similarity
 
 
@@ -43,7 +43,7 @@ def test_counts_equal_a_count_by_hand(threshold):
                 hits += any(fits[text, prompts[(i + k) % 5]] for text in results)
             by_rotation.append(hits)
         assert counted["interpreted"] == by_rotation[0]
-        assert counted["null_mean"] == np.mean(by_rotation[1:])
+        assert counted["null_mean"] == pytest.approx(np.mean(by_rotation[1:]), abs=5e-3)
         assert counted["null_high"] == max(by_rotation[1:])  # 97.5 % of four rotations is all of them
         assert counted["tries"] == at_layer.groupby("source prompt").size().max()
         assert counted["low"] <= counted["interpreted"] <= counted["high"]
@@ -97,3 +97,29 @@ def test_mixed_target_layers_are_refused():
     rows.loc[0, "target layer"] = 5
     with pytest.raises(InputError, match="one target layer"):
         success_counts(rows)
+
+
+def test_chance_of_the_category_is_counted_beside():
+    """Four prompts of two categories; one has the same description as another, which is then no chance for it."""
+    prompts = ["Pink Floyd", "Led Zeppelin", "Titanic", "Star Wars"]
+    gold = dict(zip(prompts, ["English rock band", "English rock band", "film about a ship", "space film"], strict=True))
+    categories = dict(zip(prompts, ["band", "band", "film", "film"], strict=True))
+    rows = pd.DataFrame({"source prompt": prompts, "layer": 1, "amplification value": 3, "result": ": American film"})
+    rows = rows.assign(component="mlp_output", status="ok")
+    counted = success_counts(rows, gold=gold, categories=categories)[0].iloc[0]
+    fits = {prompt: similarity([": American film"], [gold[prompt]])[0] > 0.3 for prompt in prompts}
+    assert counted["interpreted"] == sum(fits.values()) == 2
+    of_bands, of_films = [fits["Titanic"], fits["Star Wars"]], [fits["Pink Floyd"], fits["Led Zeppelin"]]
+    by_hand = [np.mean(of_bands)] * 2 + [np.mean([*of_films, fits["Star Wars"]]), np.mean([*of_films, fits["Titanic"]])]
+    assert counted["null_mean"] == pytest.approx(sum(by_hand), abs=5e-3)
+    assert counted["same_mean"] == 4, "the bands have nobody to judge them; of films, the other fits"
+
+
+def test_both_rules_stand_in_one_table():
+    rows = made_up()
+    gold = dict(zip(rows["source prompt"].unique(), ["band", "ship", "president", "ape", "film"], strict=True))
+    per_layer, overall = counts_by_rule(rows, descriptions=gold)
+    assert list(per_layer["judged by"].unique()) == list(overall["judged by"].unique()) == ["description", "prompt"]
+    by_prompt = per_layer[per_layer["judged by"] == "prompt"].drop(columns="judged by").reset_index(drop=True)
+    pd.testing.assert_frame_equal(by_prompt, success_counts(rows)[0])
+    assert list(counts_by_rule(rows, descriptions={"Titanic": "ship"})[0]["judged by"].unique()) == ["prompt"]

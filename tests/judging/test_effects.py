@@ -1,6 +1,7 @@
 """The numbers behind the claims: against counts by hand, on made-up readings whose truth is known."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from helpers.judging.effects import (
     is_legible,
     judge_rows,
     on_grid,
-    over_chance,
+    shares_in_effect,
 )
 from helpers.judging.effects import (
     tests_by_layer as mcnemar_by_layer,
@@ -35,7 +36,11 @@ def judged_by(cosines, amplifiers, categories=()):
         name: np.broadcast_to(method.choose(grid).to_numpy(), (n, layers, tries)) for name, method in METHODS.items()
     }
     prompts = tuple(f"p{i}" for i in range(n))
-    return Judged(prompts, tuple(range(1, layers + 1)), grid, cosines, chosen, categories=categories)
+    return Judged(prompts, tuple(range(1, layers + 1)), grid, cosines, chosen, prompts, categories=categories)
+
+
+def over_chance(judged, successes):
+    return shares_in_effect(successes.mean(1), judged.others())
 
 
 def table(n=12, layers=3, tries=4, signal=0.0, seed=0):
@@ -125,9 +130,38 @@ def test_chance_within_categories_takes_no_credit_for_the_category():
     categories = tuple(kinds[i % 3] for i in range(n))
     alike = np.array(categories)[:, None] == np.array(categories)
     cosines = np.where(alike, 0.5, 0.1).astype(np.float32)[:, None, None, :]
-    within, anyone = judged_by(cosines, [1.0], categories), judged_by(cosines, [1.0])
-    assert effect(within, within.successes())["effect"] == 0 and effect(within, within.successes())["p_value"] == 1
-    assert effect(anyone, anyone.successes())["effect"] > 0.7 and effect(anyone, anyone.successes())["p_value"] < 0.01
+    judged = judged_by(cosines, [1.0], categories)
+    found = effect(judged, judged.successes())
+    assert found["effect same"] == 0 and found["p_value same"] == 1 and found["prompts same"] == n
+    assert found["effect"] > 0.7 and found["p_value"] < 0.01
+    more = gain(judged, judged.successes(), np.zeros_like(judged.successes()))
+    assert more["gain"] == found["effect"] and more["gain same"] == 0
+    unknown = judged_by(cosines, [1.0])
+    assert not any(name.endswith(" same") for name in effect(unknown, unknown.successes()))
+
+
+def test_only_some_prompts_may_count_as_readers():
+    """Of six prompts the first three are read; all six judge, and a prompt alone in its category has no such chance."""
+    judged = table(n=6, signal=0.5)
+    judged = replace(judged, categories=("film", "film", "ship", "film", "film", "film"))
+    successes, readers = judged.successes(AMPLIFIED), np.arange(6) < 3
+    found, means = effect(judged, successes, readers), successes.mean(1)
+    assert found["prompts"] == 3 and found["prompts same"] == 2
+    assert found["rate"] == pytest.approx(means.diagonal()[:3].mean(), abs=1e-4)
+    by_others = [means[i, [j for j in range(6) if j != i]].mean() for i in range(3)]
+    assert found["null"] == pytest.approx(np.mean(by_others), abs=1e-4)
+    of_category = [means[i, [j for j in range(6) if j not in (i, 2)]].mean() for i in (0, 1)]
+    assert found["null same"] == pytest.approx(np.mean(of_category), abs=1e-4)
+    nobody = effect(judged, successes, np.arange(6) == 2)
+    assert nobody["prompts same"] == 0 and np.isnan(nobody["effect same"])
+
+
+def test_prompts_with_one_description_are_no_chance_for_each_other():
+    judged = table(n=5, signal=0.5)
+    judged = replace(judged, truths=("band", "band", "film", "ship", "city"))
+    means = judged.successes(PLAIN).mean(1)
+    by_others = [means[i, [j for j in range(5) if judged.truths[j] != judged.truths[i]]].mean() for i in range(5)]
+    assert effect(judged, judged.successes(PLAIN))["null"] == pytest.approx(np.mean(by_others), abs=1e-4)
 
 
 def test_a_method_may_choose_another_try_at_each_place():
@@ -199,8 +233,10 @@ def test_what_is_scored_can_be_chosen():
         judge_rows(rows().iloc[:-1])
     with pytest.raises(InputError, match="each of 2 tries once"):
         judge_rows(pd.concat([rows(), rows().iloc[:1]]))
-    with pytest.raises(InputError, match="at least two prompts of each"):
-        judge_rows(rows(), categories={prompt: "film" if prompt == "Star Wars" else "other" for prompt, _ in ROWS})
+    with pytest.raises(InputError, match="two different descriptions"):
+        judge_rows(rows(), by_gold={prompt: "the same" for prompt, _ in ROWS})
+    some = judge_rows(rows(), categories={"Star Wars": "film"})
+    assert some.nulls == ("any",), "not every prompt has a category"
     with pytest.raises(InputError, match="one component"):
         judge_rows(pd.concat([rows(), rows().assign(component="hidden_state")]))
 
