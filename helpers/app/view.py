@@ -19,7 +19,7 @@ from .scores import Scored
 
 FULL_COLOUR = 0.8  # the score from which on a cell has its full shade
 MOST_COLUMNS = 64  # tokens of a heat map
-COLOURS = "".join(f"--{method.one}: {method.colour}; " for method in METHODS.values())
+COLOURS = "".join(f"--{method.adjective}: {method.colour}; " for method in METHODS.values())
 STYLE = f":root {{ {COLOURS}}}\n" + files(__package__).joinpath("style.css").read_text(encoding="utf-8")
 
 
@@ -106,7 +106,7 @@ def table(job: Job, position: int, show_all: bool = False, opens: bool = True) -
         for name in components
     )
     below = "".join(
-        f'<th scope="col" class="{method.one}">{_column(method, tries, show_all)}</th>'
+        f'<th scope="col" class="{method.adjective}">{_column(method, tries, show_all)}</th>'
         for _ in components
         for method, tries in methods
     )
@@ -131,7 +131,7 @@ def table(job: Job, position: int, show_all: bool = False, opens: bool = True) -
 def _column(method: Method, tries: int, show_all: bool) -> str:
     if method is PLAIN:
         return "α = 1"
-    return method.one if show_all or tries == 1 else f"best of {tries} {method.one}"
+    return method.adjective if show_all or tries == 1 else f"best of {tries} {method.adjective}"
 
 
 def counts(job: Job, cells: Cells) -> str:
@@ -140,7 +140,7 @@ def counts(job: Job, cells: Cells) -> str:
     for method, total, similar, by_chance in count_similar(job, cells):
         low, high = band(by_chance)
         parts.append(
-            f"{similar:,} of {total:,} {method.one} (by chance {by_chance.mean():.1f}, {low:.0f} to {high:.0f})"
+            f"{similar:,} of {total:,} {method.adjective} (by chance {by_chance.mean():.1f}, {low:.0f} to {high:.0f})"
         )
         others = len(by_chance)
     if not parts:
@@ -153,7 +153,7 @@ def counts(job: Job, cells: Cells) -> str:
 
 def _cell(job: Job, cell: Cell, tries: Sequence[Try], method: Method, show_all: bool, opens: bool) -> str:
     if not tries:
-        return f'<td class="{method.one} empty">{"not read" if job.is_over else "…"}</td>'
+        return f'<td class="{method.adjective} empty">{"not read" if job.is_over else "…"}</td>'
     best = Best(job, tries)
     readings = "".join(
         f'<span class="reading{" best" if show_all and len(tries) > 1 and scored is best.scored else ""}">'
@@ -162,7 +162,7 @@ def _cell(job: Job, cell: Cell, tries: Sequence[Try], method: Method, show_all: 
         for amplifier, scored, _ in tries
         if show_all or scored is best.scored
     )
-    start = f'<td class="{method.one} {best.mark}" style="--shade:{_shade(best.scored)}">'
+    start = f'<td class="{method.adjective} {best.mark}" style="--shade:{_shade(best.scored)}">'
     if not opens:
         return f"{start}<div>{readings}</div></td>"
     label = (
@@ -170,7 +170,7 @@ def _cell(job: Job, cell: Cell, tries: Sequence[Try], method: Method, show_all: 
         f"{best.scored.reading.result or 'nothing'}; score {_score(best.scored)}, {best.in_words}. Open its ladder"
     )
     return (
-        f'{start}<button type="button" data-cell="{cell}" data-focus="{method.one} {cell}" '
+        f'{start}<button type="button" data-cell="{cell}" data-focus="{method.adjective} {cell}" '
         f'aria-label="{escape(label)}">{readings}</button></td>'
     )
 

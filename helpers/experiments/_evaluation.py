@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..words.decoding import decoding
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_gold, read_prompts
+from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -65,7 +65,7 @@ class Found(NamedTuple):
     """What the readings show.
 
     Attributes:
-        per_layer, overall: of `judging.success_counts`.
+        per_layer, overall: of `judging.success_counts`, under each rule (column `judged by`).
     """
 
     per_layer: pd.DataFrame
@@ -74,10 +74,10 @@ class Found(NamedTuple):
 
 def tables(settings: EvaluationSettings, rows: pd.DataFrame) -> Found:
     """Count the interpreted prompts per layer, beside chance."""
-    from ..judging.counts import success_counts
+    from ..judging.counts import counts_by_rule
     from ..judging.judge import Judge
 
-    return Found(*success_counts(rows, Judge(settings.judge)))
+    return Found(*counts_by_rule(rows, Judge(settings.judge), gold(settings), categories=read_categories(settings.prompts)))
 
 
 def ladder(rows: pd.DataFrame) -> pd.DataFrame:

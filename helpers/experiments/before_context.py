@@ -8,7 +8,7 @@ from .. import InputError
 from ..words.components import COMPONENTS, EVALUATED, FINE_GRID, MLP_GRID, plural
 from ..words.methods import AMPLIFIED, METHODS, PLAIN
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_gold
+from ..words.prompts import read_categories, read_gold
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -27,6 +27,7 @@ from ..words.settings import (
 )
 from ._evaluated import FILES, evaluated_beside
 from ._publish import publish
+from ._sentences import BARS, is_certain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,6 @@ NEEDS = FILES
 NEVER = -1  # in place of ℓ_c: never contextualized
 LAST_LAYER = 7  # the deepest layer before ℓ_c that counts, as in the evaluations
 GRIDS = {"mlp_output": MLP_GRID, "hidden_state": FINE_GRID}  # the paper's, of each evaluation
-RESAMPLES = 2000
 
 
 class Settings(ReadSettings):
@@ -116,8 +116,8 @@ class Found(NamedTuple):
         context: ℓ_c of each prompt; NEVER where there is none.
         chance: how many prompts have an ℓ_c when other prompts' descriptions judge them: mean, low, high.
         earlier: component -> method -> legible (the share of prompts that are legible in any layer before ℓ_c, up to
-            LAST_LAYER), layers (how many layers earlier, on average), counts (prompts per number of layers earlier);
-            {} if too few prompts have a layer before ℓ_c.
+            LAST_LAYER) and layers (how many layers earlier, on average), each null -> `effects.beside_chance`; n, the
+            prompts that have a layer before ℓ_c; counts, prompts per number of layers earlier. {} if too few have one.
     """
 
     model: str
@@ -139,36 +139,51 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
     shown = evaluated["source prompt"].isin([*settings.mlp_walkthroughs, *settings.hidden_walkthroughs])
     evaluated = pd.concat([score(evaluated[shown], judge, described), evaluated[~shown]]).sort_index()
     every = pd.concat([evaluated, rows]).drop_duplicates("id", ignore_index=True)
-    claims = claims_before_context(every[every["source prompt"].isin(described)], described, judge)
-    return Found(rows.attrs["model"]["name"], every, contextualized(rows, judge), *claims)
+    context = contextualized(rows, judge)
+    claims = claims_before_context(
+        every[every["source prompt"].isin(described)], described, read_categories(settings.prompts), context, judge
+    )
+    by_chance = contextualized_by_chance(rows[rows["source prompt"].isin(described)], described, judge)
+    return Found(rows.attrs["model"]["name"], every, context, by_chance, claims)
 
 
-def claims_before_context(
+def contextualized_by_chance(
     rows: pd.DataFrame, described: dict[str, str], judge: Judge
-) -> tuple[tuple[float, float, float], dict[str, dict[str, dict]]]:
-    """Return how many prompts have an ℓ_c by chance, and what is legible before ℓ_c; see `Found.chance` and `.earlier`.
-
-    Args:
-        rows: of prompts with a description: these readings and the evaluations'.
-    """
+) -> tuple[float, float, float]:
+    """Return how many prompts would have an ℓ_c if others' descriptions judged them: the mean, and 95 % of rotations."""
     import numpy as np
 
-    from ..judging.chance import band, rotated
+    from ..judging.chance import band, by_chance, rotation_means
     from ..judging.effects import judge_rows
 
     into_first = rows[(rows["component"] == "hidden_state") & (rows["target layer"] == 0)]
     plain = judge_rows(into_first[PLAIN.choose(into_first)], judge, described, echoes=False)
-    context = context_by_judge(plain)
-    n, by_chance = len(context), (rotated(context) != NEVER).sum(1)[1:]
+    found = _first_of_two(plain.successes(PLAIN), np.array(plain.layers)) != NEVER  # (n, n)
+    n, others = len(found), plain.others()
+    low, high = band(n * rotation_means(found, others))
+    return float(n * by_chance(found, others).mean()), float(low), float(high)
+
+
+def claims_before_context(
+    rows: pd.DataFrame, described: dict[str, str], categories: dict[str, str], context: pd.Series, judge: Judge
+) -> dict[str, dict[str, dict]]:
+    """Return what is legible before ℓ_c, beside three kinds of chance; see `Found.earlier`.
+
+    Each prompt keeps its ℓ_c, and the layers before it, whoever judges its readings. If ℓ_c were found anew for every
+    judge, mostly judges of the same kind would find one, and information about the kind would count as chance.
+
+    Args:
+        rows: of prompts with a description: these readings and the evaluations'.
+        context: ℓ_c of each prompt.
+    """
     earlier = {}
-    others = ~np.eye(n, dtype=bool)
-    if (context.diagonal() > 0).sum() >= 2 and (context[others] > 0).sum() >= n:
-        for component, target in EVALUATED.items():
-            judged = _before(rows, component, target, judge, described)
-            if judged.prompts != plain.prompts:
-                raise InputError("results", component, "the evaluation is of other prompts")
-            earlier[component] = {method: _earlier(judged, method, context) for method in judged.methods}
-    return (float(np.mean(by_chance)), *band(by_chance)), earlier
+    if (context[list(described)] > 0).sum() < 2:
+        return earlier
+    for component, target in EVALUATED.items():
+        judged = _before(rows, component, target, judge, described, categories)
+        layers = context[list(judged.prompts)].to_numpy()
+        earlier[component] = {method: _earlier(judged, method, layers) for method in judged.methods}
+    return earlier
 
 
 def contextualized(rows: pd.DataFrame, judge: Judge) -> pd.Series:
@@ -189,17 +204,6 @@ def contextualized(rows: pd.DataFrame, judge: Judge) -> pd.Series:
     return pd.Series(first, legible.index)[plain["source prompt"].unique()].rename("ℓ_c")
 
 
-def context_by_judge(plain: Judged) -> np.ndarray:
-    """Return ℓ_c of prompt i if prompt j's description judged its readings, (n, n); NEVER where there is none.
-
-    Args:
-        plain: readings of hidden_state into layer 0 at α = 1, in all layers, judged by gold without echoes.
-    """
-    import numpy as np
-
-    return _first_of_two(plain.successes(PLAIN), np.array(plain.layers))
-
-
 def _first_of_two(legible: np.ndarray, layers: np.ndarray) -> np.ndarray:
     """Return the first layer at which, and at the next one, a reading of (n, layers, …) is legible, (n, …); or NEVER."""
     import numpy as np
@@ -208,80 +212,51 @@ def _first_of_two(legible: np.ndarray, layers: np.ndarray) -> np.ndarray:
     return np.where(both.any(1), layers[both.argmax(1)], NEVER)
 
 
-def _before(rows: pd.DataFrame, component: str, target: object, judge: Judge, described: dict[str, str]) -> Judged:
+def _before(
+    rows: pd.DataFrame, component: str, target: object, judge: Judge, described: dict[str, str], categories: dict[str, str]
+) -> Judged:
     """Judge an evaluation's readings, in the layers that count, by the descriptions, without echoes."""
     from ..judging.effects import judge_rows
 
-    own = rows[(rows["component"] == component) & rows["amplification value"].isin(GRIDS[component])]
-    own = own[own["layer"] <= LAST_LAYER]
-    at = own["layer"] if target == "same" else target
-    return judge_rows(own[own["target layer"] == at], judge, described, echoes=False)
+    grid = rows[(rows["component"] == component) & rows["amplification value"].isin(GRIDS[component])]
+    grid = grid[grid["layer"] <= LAST_LAYER]
+    at = grid["layer"] if target == "same" else target
+    return judge_rows(grid[grid["target layer"] == at], judge, described, echoes=False, categories=categories)
 
 
 def _earlier(judged: Judged, method: str, context: np.ndarray) -> dict[str, object]:
-    """Return how often, and how many layers before ℓ_c, a method's readings are legible."""
+    """Return how often, and how many layers before ℓ_c, a method's readings are legible; see `Found.earlier`.
+
+    Args:
+        context: (n,) ℓ_c of each of the judged prompts.
+    """
     import numpy as np
 
-    layers = layers_earlier(judged, method, context)
-    counted = layers.diagonal()[context.diagonal() > 0]
-    counts = {int(k): int(v) for k, v in zip(*np.unique(counted, return_counts=True), strict=True)}
-    numbers = {"legible": layers > 0, "layers": layers}
-    return {name: among_contextualized(values, context) for name, values in numbers.items()} | {"counts": counts}
+    from ..judging.chance import NULLS
+    from ..judging.effects import beside_chance
+
+    layers, readers = layers_earlier(judged, method, context), context > 0
+    groups = {"same": judged.groups} if judged.categories else {}
+    nulls = [null for null in NULLS if null == "any" or judged.categories]
+    numbers = {
+        name: {null: beside_chance(table, judged.others(null), groups.get(null), readers) for null in nulls}
+        for name, table in (("legible", (layers > 0).astype(float)), ("layers", layers.astype(float)))
+    }
+    counts = zip(*np.unique(layers.diagonal()[readers], return_counts=True), strict=True)
+    return numbers | {"n": int(readers.sum()), "counts": {int(layer): int(count) for layer, count in counts}}
 
 
 def layers_earlier(judged: Judged, method: str, context: np.ndarray) -> np.ndarray:
-    """Return how many layers before ℓ_c(i, j) prompt i is legible, as judged by j, (n, n); 0 for no earlier layer.
+    """Return how many layers before its ℓ_c prompt i is legible, as prompt j judges it, (n, n); 0 for no earlier layer.
 
     Args:
         judged: of one component, by gold descriptions, without echoes.
-        context: (n, n), of `context_by_judge`.
+        context: (n,) ℓ_c of each prompt, the same whoever judges.
     """
     import numpy as np
 
-    before = context[:, None, :] - np.array(judged.layers)[:, None]  # (n, layers, n)
-    return (judged.successes(method) * np.maximum(before, 0)).max(1)
-
-
-def among_contextualized(values: np.ndarray, context: np.ndarray) -> dict[str, float]:
-    """Compare the mean of a number over the prompts with a layer before ℓ_c with chance with the same selection.
-
-    By chance: prompt i judged by prompt j's description throughout, ℓ_c(i, j) included, over the pairs i ≠ j for which
-    there is a layer before ℓ_c(i, j). So chance has the same rule, the same readings and as many tries.
-
-    Args:
-        values: (n, n), of prompt i judged by j.
-        context: (n, n), of `context_by_judge`.
-
-    Returns:
-        n (prompts counted), rate, null, null_low, null_high (95 % of all rotations), effect with its 95 % interval
-        (low, high; bootstrap over prompts), p_value (share of the rotations, the real pairing included, with at least
-        such a mean).
-    """
-    import numpy as np
-
-    from ..judging.chance import band, rotated
-
-    counted, size = context > 0, len(values)
-
-    def difference(prompts: np.ndarray) -> float:
-        part, kept = values[np.ix_(prompts, prompts)], counted[np.ix_(prompts, prompts)]
-        same = prompts[:, None] == prompts
-        own, others = kept.diagonal(), kept & ~same
-        return part.diagonal()[own].mean() - part[others].mean() if own.any() and others.any() else np.nan
-
-    means = [part[kept].mean() if kept.any() else np.nan for part, kept in zip(rotated(values), rotated(counted), strict=True)]
-    by_rotation = np.array(means[1:])[~np.isnan(means[1:])]
-    rng = np.random.default_rng(0)
-    drawn = np.array([difference(rng.integers(size, size=size)) for _ in range(RESAMPLES)])
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    null_low, null_high = band(by_rotation)
-    real = difference(np.arange(size))
-    numbers = {
-        "rate": means[0], "null": means[0] - real, "null_low": null_low, "null_high": null_high,
-        "effect": real, "low": low, "high": high,
-        "p_value": (1 + (by_rotation >= means[0] - 1e-12).sum()) / (1 + len(by_rotation)),
-    }  # fmt: skip
-    return {"n": int(counted.diagonal().sum())} | {name: round(float(value), 4) for name, value in numbers.items()}
+    before = np.maximum(context[:, None] - np.array(judged.layers), 0)  # (n, layers)
+    return (judged.successes(method) * before[..., None]).max(1)
 
 
 def walkthrough(settings: Settings, found: Found, prompt: str, component: str) -> pd.DataFrame:
@@ -331,28 +306,51 @@ def walkthroughs(settings: Settings, found: Found, component: str) -> dict[str, 
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say when entities appear, and what each method's readings say before that, beside chance."""
-    context = found.context[list(descriptions(settings))]
-    n, (mean, low, high) = len(context), found.chance
+    """Say when entities appear, and what each method's readings say before that, at which level."""
+    context, (mean, low, high) = found.context[list(descriptions(settings))], found.chance
     said = [
-        f"Of {n} prompts, {(context != NEVER).sum()} are contextualized (ℓ_c exists; by chance {mean:.1f}, "
-        f"{low} to {high}), {(context == 0).sum()} of them from layer 0 on; {(context == NEVER).sum()} never are."
+        f"Of {len(context)} prompts, {(context != NEVER).sum()} are contextualized (ℓ_c exists; by chance {mean:.1f}, "
+        f"{low:.0f} to {high:.0f}), {(context == 0).sum()} of them from layer 0 on; {(context == NEVER).sum()} never are."
     ]
     if not found.earlier:
         return [*said, "Too few have a layer before ℓ_c for anything to be compared."]
-    for component, methods in found.earlier.items():
-        for method, numbers in methods.items():
-            legible, layers = numbers["legible"], numbers["layers"]
-            certain = "above chance" if legible["low"] > 0 and legible["p_value"] < 0.05 else "within chance"
-            one = METHODS[method].one
-            some = sum(count for earlier, count in numbers["counts"].items() if earlier > 0)
-            said.append(
-                f"{'An' if one[0] in 'aeiou' else 'A'} {one} {COMPONENTS[component].singular} says what the entity is "
-                f"before ℓ_c for {some} of {legible['n']} prompts with an earlier layer (by chance, with the same "
-                f"selection, {legible['null'] * legible['n']:.1f}): {certain}; {layers['rate']:.1f} layers earlier on "
-                f"average (by chance {layers['null']:.1f})."
-            )
-    return said
+    return said + [
+        _claim(component, method, numbers)
+        for component, methods in found.earlier.items()
+        for method, numbers in methods.items()
+    ]
+
+
+def _claim(component: str, method: str, numbers: dict) -> str:
+    from ..judging.chance import NULLS
+
+    n, legible, layers = numbers["n"], numbers["legible"], numbers["layers"]
+    kind = f"{METHODS[method].adjective} {COMPONENTS[component].singular}"
+    by_chance = ", ".join(
+        f"{legible[null]['null'] * n:.1f} judged by {NULLS[null]}{_of(legible[null], n)}" for null in NULLS if null in legible
+    )
+    return (
+        f"{'An' if kind[0] in 'aeiou' else 'A'} {kind} says what the entity is before ℓ_c for "
+        f"{legible['any']['rate'] * n:.0f} of {n} prompts with an earlier layer; by chance, in the same layers: {by_chance}. "
+        f"{_level(legible)} {layers['any']['rate']:.1f} layers earlier on average (by chance "
+        f"{layers['any']['null']:.1f})."
+    )
+
+
+def _of(numbers: dict[str, float], n: int) -> str:
+    """Say where fewer prompts than all have such others."""
+    return f" ({numbers['rate'] * numbers['prompts']:.0f} of the {numbers['prompts']} that have any)" if numbers["prompts"] < n else ""
+
+
+def _level(legible: dict[str, dict]) -> str:
+    """Say what is legible: the entity itself, what kind of thing it is, or nothing that is more than chance."""
+    if not is_certain(legible["any"]):
+        return "That is within chance."
+    if "same" not in legible:
+        return "That is above chance."
+    if is_certain(legible["same"]):
+        return "That is above chance of its category, too: something of the entity itself is legible."
+    return "That is above chance, but not above that of its category: what kind of thing it is is legible, not which."
 
 
 def caption(settings: Settings, found: Found) -> str:
@@ -360,8 +358,8 @@ def caption(settings: Settings, found: Found) -> str:
     return (
         f"{found.model}. ℓ_c: the first layer whose plain hidden state (into layer 0), and the next one's, is similar to "
         f"the entity's description (above {settings.threshold:g}, not an echo). n: prompts with a layer before ℓ_c, read up "
-        f"to layer {LAST_LAYER}. Bars: 95 % intervals of the distance to chance. Grey, chance: the same readings judged by "
-        "other prompts' descriptions, ℓ_c included (95 % of all rotations)."
+        f"to layer {LAST_LAYER}. {BARS}. Grey, chance: the same readings, in the same layers, judged by any other prompt's "
+        "description (95 % of all rotations); diamonds: its mean by others of the category."
     )
 
 
@@ -392,10 +390,11 @@ def figure(settings: Settings, found: Found) -> Figure:
             (how, "layers", "How many layers earlier", "layers, mean over prompts"),
         ):
             lines = [
-                {"component": component, "method": method} | numbers[name]
+                {"component": component, "method": method} | numbers[name]["any"]
+                | {"null same": numbers[name].get("same", {}).get("null", np.nan)}
                 for component, methods in found.earlier.items()
                 for method, numbers in methods.items()
-            ]
+            ]  # fmt: skip
             if lines:
                 panels.method_dots(axes, pd.DataFrame(lines), "component", list(found.earlier), gap=0.32, ms=7)
             axes.set_xticks(range(len(found.earlier)), [_with_n(found, component) for component in found.earlier])
@@ -410,7 +409,7 @@ def figure(settings: Settings, found: Found) -> Figure:
 
 
 def _with_n(found: Found, component: str) -> str:
-    n = next(iter(found.earlier[component].values()))["legible"]["n"]
+    n = next(iter(found.earlier[component].values()))["n"]
     return f"{plural(component)}\n(n = {n})"
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..judging.rules import DESCRIPTION, rules_for
 from ..words.components import title
 from ..words.methods import AMPLIFIED, METHODS, PLAIN
 from ..words.plans import Plan
-from ..words.prompts import read_gold, read_prompts
+from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, RESULTS, THRESHOLD, Cosine, FilePath, FilePaths, StoredSettings
 from ._evaluated import FILES, folder_of
 from ._publish import publish
-from ._sentences import OTHERS, in_runs, percent, what_counts, with_interval
+from ._sentences import above_chance, chance, in_runs, is_certain, percent, what_counts, with_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,14 +39,15 @@ class Way(NamedTuple):
 
 
 PAPERS_WAY, NO_ECHOES = "whole, by the prompt (the paper's way)", "whole, by the prompt, no echoes"
+BY_DESCRIPTION = "whole, by the description"
 SCORED = {
+    BY_DESCRIPTION: Way(False, True, True),
+    "whole, by the description, no echoes": Way(False, True, False),
+    "first item, by the description, no echoes": Way(True, True, False),
     PAPERS_WAY: Way(False, False, True),
     NO_ECHOES: Way(False, False, False),
     "first item, by the prompt": Way(True, False, True),
     "first item, by the prompt, no echoes": Way(True, False, False),
-    "whole, by the description": Way(False, True, True),
-    "whole, by the description, no echoes": Way(False, True, False),
-    "first item, by the description, no echoes": Way(True, True, False),
 }
 
 
@@ -75,8 +77,9 @@ class Found(NamedTuple):
         prompts: how many; layers: which.
         tries: method -> readings of which the best counts.
         variants: the effect of each method under each way to score a reading (SCORED).
-        echoes: per component and method, successful readings, and how many of them are echoes of the prompt.
-        tests: McNemar's per layer, the best amplified reading against the plain one, as in the paper.
+        lead: the way that the curves and tests are of: by the description, or the paper's where there is none.
+        echoes: per component and method, successful readings the paper's way, and how many of them are echoes.
+        tests: McNemar's per layer, the best amplified reading against the plain one.
         curves: component -> method -> success and chance by threshold.
     """
 
@@ -84,6 +87,7 @@ class Found(NamedTuple):
     prompts: int
     layers: str
     tries: dict[str, int]
+    lead: str
     variants: pd.DataFrame
     echoes: pd.DataFrame
     tests: pd.DataFrame
@@ -106,12 +110,16 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
     from ..judging.judge import Judge
 
     judge, descriptions = Judge(settings.judge, settings.threshold), gold(settings)
-    ways = {scored: way for scored, way in SCORED.items() if descriptions or not way.by_description}
+    rules, categories = rules_for(rows["source prompt"].unique(), descriptions), read_categories(settings.prompts)
+    ways = {scored: way for scored, way in SCORED.items() if DESCRIPTION.name in rules or not way.by_description}
+    lead = next(iter(ways))
     variants, echoes, tests, curves, tries = [], [], [], {}, {}
     for component in rows["component"].unique():
         grid = on_grid(rows, component)
         judged = {
-            scored: judge_rows(grid, judge, descriptions if way.by_description else None, way.first_item, way.echoes)
+            scored: judge_rows(
+                grid, judge, descriptions if way.by_description else None, way.first_item, way.echoes, categories
+            )
             for scored, way in ways.items()
         }
         for scored, in_this_way in judged.items():
@@ -123,12 +131,13 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
             numbers = {"success": successes, "echoes": successes - _successful_readings(judged[NO_ECHOES], method)}
             echoes.append({"component": component, "method": method} | numbers)
         tries |= {method: papers.number_of_tries(method) for method in papers.methods}
-        curves[component] = {method: by_threshold(papers, method) for method in papers.methods}
-        more, less = papers.successes(AMPLIFIED), papers.successes(PLAIN)
+        leading = judged[lead]
+        curves[component] = {method: by_threshold(leading, method) for method in leading.methods}
+        more, less = leading.successes(AMPLIFIED), leading.successes(PLAIN)
         tests.append(tests_by_layer(papers.layers, more, less).assign(component=component))
     return Found(
         ", ".join(rows.attrs.get("models", ())) or settings.model, rows["source prompt"].nunique(),
-        in_runs(rows["layer"]), tries, pd.DataFrame(variants), pd.DataFrame(echoes),
+        in_runs(rows["layer"]), tries, lead, pd.DataFrame(variants), pd.DataFrame(echoes),
         pd.concat(tests, ignore_index=True), curves,
     )  # fmt: skip
 
@@ -140,17 +149,18 @@ def _successful_readings(judged: Judged, method: str) -> int:
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say, per component, the effect the paper's way, its range over the other ways, the area, and the echoes."""
+    """Say, per component, the leading effect, the paper's, the range over all ways, the area, and the echoes."""
     said = []
     for (component, method), rows in found.variants.groupby(["component", "method"], sort=False):
-        above = ((rows["low"] > 0) & (rows["p_value"] < 0.05)).sum()
+        above, at = sum(map(is_certain, rows.to_dict("records"))), rows.set_index("scored")
+        papers = f"; the paper's way {with_interval(at.loc[PAPERS_WAY])}" if found.lead != PAPERS_WAY else ""
         echoes = found.echoes.set_index(["component", "method"]).loc[(component, method)]
         said.append(
-            f"{title(component)}, {method}: {with_interval(rows.iloc[0])} above chance the paper's way; from "
+            f"{title(component)}, {method}, {found.lead}: {above_chance(at.loc[found.lead])}{papers}; from "
             f"{percent(rows['effect'].min())} to {percent(rows['effect'].max())} over {len(rows)} ways to score, above "
             f"chance in {above}. Area between method and chance over all thresholds "
-            f"{found.curves[component][method].attrs['area']:.3f}. {echoes['echoes']} of {echoes['success']} successful "
-            "readings are echoes."
+            f"{found.curves[component][method].attrs['area']:.3f}. {echoes['echoes']} of {echoes['success']} readings that "
+            "succeed the paper's way are echoes."
         )
     return said
 
@@ -159,8 +169,8 @@ def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     return (
         f"{found.model}, {found.prompts} prompts, source layers {found.layers}. {what_counts(found.tries)} Left: "
-        f"interpreted (prompt, layer) pairs as the threshold moves, and chance. Right: interpreted above chance at "
-        f"{settings.threshold:g}; bars: 95 % intervals over prompts. Chance: {OTHERS} (grey: 95 % of all rotations)."
+        f"interpreted (prompt, layer) pairs as the threshold moves ({found.lead}), and chance. Right: interpreted above "
+        f"chance at {settings.threshold:g}; bars: 95 % intervals over prompts. {chance(found.variants)}"
     )
 
 
@@ -221,6 +231,7 @@ def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
     about = {
         "model": found.model,
         "threshold": settings.threshold,
+        "lead": found.lead,
         "echoes": found.echoes.to_dict("records"),
         "tests": found.tests.to_dict("records"),
         "verdict": sentences(settings, found),

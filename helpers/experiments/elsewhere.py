@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import InputError
+from ..judging.rules import RULES, rules_for
 from ..words.components import EVALUATED, GRIDS, title
 from ..words.plans import Plan, make_plan
 from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import NUM_PROMPTS, THRESHOLD, Cosine, Count, FilePath, Layers, ReadSettings, setting
 from ._publish import publish
-from ._sentences import BARS, in_runs, interpreted, percent, what_counts, with_interval
+from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, what_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +27,7 @@ PAPER = "–"
 TABLE = "elsewhere.csv.gz"
 NEEDS = ()
 
-WITHIN, ANY_OTHER = "all, by others of the category", "all, by any other"
+ALL = "all"  # categories together
 
 
 class Settings(ReadSettings):
@@ -46,6 +48,8 @@ def plans(settings: Settings) -> list[Plan]:
         InputError: a category of which there is a single entity, so that chance can't be made of others of it.
     """
     prompts, category_of = read_prompts(settings.prompts, settings.num_prompts), read_categories(settings.prompts)
+    if not category_of:
+        raise InputError("prompts", settings.prompts, "no column 'category', by which chance is made")
     entities = Counter(category_of[prompt] for prompt in prompts)
     if alone := [category for category, count in entities.items() if count < 2]:
         raise InputError("prompts", settings.prompts, f"chance within a category needs two entities of {alone[0]!r}")
@@ -70,55 +74,57 @@ class Found(NamedTuple):
         model: whose they are.
         entities: how many; layers: which.
         tries: method -> readings of which the best counts.
-        effects: per component and method, over all entities by both kinds of chance (WITHIN, ANY_OTHER), then per
-            category: component, method, category, prompts and `effects.effect`.
+        rules: by what readings are judged, the leading rule first.
+        effects: per rule, component and method, over all entities (ALL), then per category: judged by, component,
+            method, category, prompts and `effects.effect`, by any other entity and by others of the category.
     """
 
     model: str
     entities: int
     layers: str
     tries: dict[str, int]
+    rules: list[str]
     effects: pd.DataFrame
 
 
 def tables(settings: Settings, rows: pd.DataFrame) -> Found:
-    """Compare each category with chance, which is other entities of the category."""
+    """Compare all entities, and each category, with chance: any other entity, and others of the category."""
+    import numpy as np
     import pandas as pd
 
-    from ..judging.effects import by_method, judge_rows, on_grid
+    from ..judging.effects import effect, judge_rows, on_grid
     from ..judging.judge import Judge
 
     judge, categories = Judge(settings.judge, settings.threshold), read_categories(settings.prompts)
     lines, tries = [], {}
-    for component in EVALUATED:
-        grid = on_grid(rows, component)
-        within = judge_rows(grid, judge, categories=categories)
-        parts = {WITHIN: within, ANY_OTHER: judge_rows(grid, judge)}
-        for name in dict.fromkeys(within.categories):
-            parts[name] = within.of_prompts([i for i, category in enumerate(within.categories) if category == name])
-        for name, judged in parts.items():
-            tries |= {method: judged.number_of_tries(method) for method in judged.methods}
-            for method, numbers in by_method(judged).items():
-                about = {"component": component, "method": method, "category": name, "prompts": len(judged.prompts)}
-                lines.append(about | numbers)
+    rules = rules_for(rows["source prompt"].unique(), gold(settings))
+    for (rule, truths), component in product(rules.items(), EVALUATED):
+        judged = judge_rows(on_grid(rows, component), judge, truths, categories=categories)
+        tries |= {method: judged.number_of_tries(method) for method in judged.methods}
+        names = list(dict.fromkeys(judged.categories))
+        for method in judged.methods:
+            successes = judged.successes(method)
+            for name in (ALL, *names):
+                readers = np.array([name in (ALL, category) for category in judged.categories])
+                about = {"judged by": rule, "component": component, "method": method, "category": name}
+                lines.append(about | effect(judged, successes, readers))
     entities, layers = rows["source prompt"].nunique(), in_runs(rows["layer"])
-    return Found(rows.attrs["model"]["name"], entities, layers, tries, pd.DataFrame(lines))
+    return Found(rows.attrs["model"]["name"], entities, layers, tries, list(rules), pd.DataFrame(lines))
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say each method's effect by both kinds of chance, and in how many categories it is above its own."""
+    """Say each method's effect by both kinds of chance, and in how many categories it is above the category's."""
     from statsmodels.stats.multitest import multipletests
 
     said = []
-    for (component, method), rows in found.effects.groupby(["component", "method"], sort=False):
+    for (rule, component, method), rows in found.effects.groupby(["judged by", "component", "method"], sort=False):
         at = rows.set_index("category")
-        each = at.drop(index=[WITHIN, ANY_OTHER])
-        above = ((multipletests(each["p_value"], method="holm")[1] < 0.05) & (each["low"] > 0)).sum()
+        each, whole = at.drop(index=ALL), at.loc[ALL]
+        known = each[each["p_value same"].notna()]  # a category with a single description has no others
+        above = ((multipletests(known["p_value same"], method="holm")[1] < 0.05) & (known["low same"] > 0)).sum()
         said.append(
-            f"{title(component)}, {method}: {percent(at.loc[WITHIN, 'rate'])} of (entity, layer) pairs interpreted; "
-            f"{percent(at.loc[ANY_OTHER, 'effect'])} more than by chance of any other entity, "
-            f"{with_interval(at.loc[WITHIN])} more than by chance of others of the category; above the latter in {above} "
-            f"of {len(each)} categories (Holm)."
+            f"{title(component)}, {method}, {RULES[rule].label}: {percent(whole['rate'])} of (entity, layer) pairs "
+            f"interpreted; {above_chance(whole)}; above the latter in {above} of {len(known)} categories (Holm)."
         )
     return said
 
@@ -127,13 +133,13 @@ def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     return (
         f"{found.model}, {found.entities} entities, source layers {found.layers}. "
-        f"{interpreted(settings.threshold, 'in a share of (entity, layer) pairs')}. {what_counts(found.tries)} {BARS}, "
-        "over entities. Grey, chance: the same readings, judged by others of the category (95 % of all rotations)."
+        f"{interpreted(settings.threshold, found.rules, '(entity, layer) pairs')} {what_counts(found.tries)} {BARS}, over "
+        f"entities. {chance(found.effects)}"
     )
 
 
 def figure(settings: Settings, found: Found) -> Figure:
-    """Draw the success per category, a panel per component, methods beside each other."""
+    """Draw the success per category, a row per rule, a panel per component, methods beside each other."""
     import matplotlib.pyplot as plt
 
     from ..figures import panels
@@ -141,19 +147,21 @@ def figure(settings: Settings, found: Found) -> Figure:
 
     order = list(dict.fromkeys(found.effects["category"]))
     with plt.rc_context(STYLE):
-        drawn, (row,) = plt.subplots(
-            1, len(EVALUATED), figsize=(11, 5.4), layout="constrained", sharey=True, squeeze=False
+        size = (11, 1 + 4.2 * len(found.rules))
+        drawn, rows = plt.subplots(
+            len(found.rules), len(EVALUATED), figsize=size, layout="constrained", sharey=True, squeeze=False
         )
-        for axes, component in zip(row, EVALUATED, strict=True):
-            effects = found.effects[found.effects["component"] == component]
+        for (row, rule), (column, component) in product(zip(rows, found.rules, strict=True), enumerate(EVALUATED)):
+            axes, effects = row[column], found.effects
+            effects = effects[(effects["component"] == component) & (effects["judged by"] == rule)]
             panels.method_dots(axes, effects, "category", order, horizontal=True, gap=0.34)
             axes.set_yticks(range(len(order)), order)
-            axes.set(title=title(component), xlabel="interpreted")
+            axes.set(title=f"{title(component)}, {RULES[rule].label}", xlabel="interpreted")
             axes.locator_params(axis="x", nbins=6)
             panels.percent(axes.xaxis)
-            axes.axhline(1.5, color=LINE, lw=1)
-        row[0].invert_yaxis()
-        panels.legend_below(drawn, row[0])
+            axes.axhline(0.5, color=LINE, lw=1)
+        rows[0, 0].invert_yaxis()
+        panels.legend_below(drawn, rows[0, 0])
         return panels.finish(drawn, caption(settings, found), 145)
 
 

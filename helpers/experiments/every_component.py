@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from .. import InputError
+from ..judging.rules import RULES, rules_for
 from ..words.components import COMPONENTS, EVALUATED, GRIDS, MLP_GRID, into, parse_component, plural, title
 from ..words.grammar import check_strings, parse_layers, read_list
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_gold, read_prompts
+from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -25,7 +26,7 @@ from ..words.settings import (
 )
 from ._evaluated import FILES, evaluated_beside
 from ._publish import publish
-from ._sentences import amplified, percent, what_counts
+from ._sentences import amplified, interpreted, what_counts, with_interval
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,13 +105,16 @@ class Found(NamedTuple):
         model: whose they are.
         prompts: how many.
         tries: method -> readings of which the best counts.
+        rules: by what readings are judged, the leading rule first; column `judged by` of the tables.
         counts: prompts interpreted per layer, of each component into each target (`judging.success_counts`).
-        effects: the effect of each component into each target, with Holm's correction over all of a method's (p_holm).
+        effects: the effect of each component into each target, with Holm's correction over all of a method's under a
+            rule (p_holm).
     """
 
     model: str
     prompts: int
     tries: dict[str, int]
+    rules: list[str]
     counts: pd.DataFrame
     effects: pd.DataFrame
 
@@ -147,33 +151,39 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
 
     model, judge = rows.attrs["model"], Judge(settings.judge, settings.threshold)
     counts, lines, tries = [], [], {}
-    every = together(settings, rows, model["layers"])
-    for (component, target), part in every.groupby(["component", "into"], sort=False):
-        if component in COMPONENTS:
-            counts.append(success_counts(part, judge)[0].assign(target=target))
-        judged = judge_rows(part, judge)
-        tries |= {method: judged.number_of_tries(method) for method in judged.methods}
-        for method, numbers in by_method(judged).items():
-            lines.append({"component": component, "target": target, "method": method} | numbers)
+    every, categories = together(settings, rows, model["layers"]), read_categories(settings.prompts)
+    rules = rules_for(rows["source prompt"].unique(), gold(settings))
+    for rule, truths in rules.items():
+        for (component, target), part in every.groupby(["component", "into"], sort=False):
+            about = {"judged by": rule, "target": target}
+            if component in COMPONENTS:
+                counts.append(success_counts(part, judge, truths, categories=categories)[0].assign(**about))
+            judged = judge_rows(part, judge, truths, categories=categories)
+            tries |= {method: judged.number_of_tries(method) for method in judged.methods}
+            for method, numbers in by_method(judged).items():
+                lines.append({"component": component} | about | {"method": method} | numbers)
     effects = pd.DataFrame(lines)
-    for method in effects["method"].unique():
-        of_method = effects["method"] == method
-        effects.loc[of_method, "p_holm"] = multipletests(effects.loc[of_method, "p_value"], method="holm")[1].round(4)
+    for _, part in effects.groupby(["judged by", "method"]):
+        effects.loc[part.index, "p_holm"] = multipletests(part["p_value"], method="holm")[1].round(4)
     prompts = rows["source prompt"].nunique()
-    return Found(model["name"], prompts, tries, pd.concat(counts, ignore_index=True), effects)
+    return Found(model["name"], prompts, tries, list(rules), pd.concat(counts, ignore_index=True), effects)
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say which components are read above chance, by each method."""
+    """Say which components are read above chance, by each method, under each rule."""
     said = []
-    for method, rows in found.effects.groupby("method", sort=False):
+    for (rule, method), rows in found.effects.groupby(["judged by", "method"], sort=False):
         above = rows[(rows["p_holm"] < 0.05) & (rows["low"] > 0)]
         above = above.sort_values("effect", ascending=False, kind="stable")
         named = "; ".join(
-            f"{plural(row.component)} {into(row.target)} {percent(row.effect)} ({percent(row.low)} to {percent(row.high)})"
-            for row in above.itertuples()
+            f"{plural(row['component'])} {into(row['target'])} {with_interval(row)}" for row in above.to_dict("records")
         )
-        said.append(f"{method}, above chance in {len(above)} of {len(rows)} (Holm): {named or 'none'}.")
+        sentence = f"{method}, {RULES[rule].label}: above chance in {len(above)} of {len(rows)} (Holm): {named or 'none'}."
+        if "low same" in rows:
+            stricter = above[(above["low same"] > 0) & (above["p_value same"] < 0.05)]
+            names = [f"{plural(row['component'])} {into(row['target'])}" for row in stricter.to_dict("records")]
+            sentence += f" Above chance of the category, too: {', '.join(names) or 'none'}."
+        said.append(sentence)
     return said
 
 
@@ -182,32 +192,35 @@ def caption(settings: Settings, found: Found) -> str:
     ranges: dict[str, list[str]] = {}
     for name in GRIDS:
         ranges.setdefault(amplified(name), []).append(plural(name))
+    same = "; dots: its mean by others of the category" if "same_mean" in found.counts else ""
     amplifiers = "; ".join(f"{numbers} for {' and '.join(names)}" for numbers, names in ranges.items())
     return (
-        f"{found.model}, {found.prompts} prompts. Interpreted: a reading's similarity to its prompt is above "
-        f"{settings.threshold:g}. {what_counts(found.tries)} Amplifiers: {amplifiers}. Bars: 95 % intervals. Grey, chance: "
-        "the same readings scored against other prompts (95 % of all rotations)."
+        f"{found.model}, {found.prompts} prompts. {interpreted(settings.threshold, found.rules)} "
+        f"{what_counts(found.tries)} Amplifiers: {amplifiers}. Bars: 95 % intervals. Grey, chance: the same readings judged "
+        f"by other prompts (95 % of all rotations){same}. Scales differ between components."
     )
 
 
 def figure(settings: Settings, found: Found) -> Figure:
-    """Draw Figure 3 for each vector, a column per component, a row per target."""
+    """Draw Figure 3 for each vector, a column per component, a row per rule and target."""
     import matplotlib.pyplot as plt
 
     from ..figures import panels
     from ..figures.style import STYLE
 
     with plt.rc_context(STYLE):
-        drawn, rows = plt.subplots(2, len(COMPONENTS), figsize=(14, 7), layout="constrained", sharey=True, sharex=True)
-        for row, target in zip(rows, ("same", "0"), strict=True):
+        places = [(rule, target) for rule in found.rules for target in ("same", "0")]
+        size = (14, 1 + 3 * len(places))
+        drawn, rows = plt.subplots(len(places), len(COMPONENTS), figsize=size, layout="constrained", sharex=True)
+        for row, (rule, target) in zip(rows, places, strict=True):
+            at = found.counts[(found.counts["judged by"] == rule) & (found.counts["target"] == target)]
             for axes, component in zip(row, COMPONENTS, strict=True):
-                counts = found.counts[(found.counts["component"] == component) & (found.counts["target"] == target)]
-                panels.layer_counts(axes, counts)
-                if target == "same":
-                    axes.set_title(title(component))
-                panels.whole_numbers(axes.xaxis)
-            row[0].set_ylabel(f"{into(target)}\ninterpreted prompts (of {found.prompts})")
-        rows[0, 0].set_ylim(0, found.prompts * 1.02)
+                panels.layer_counts(axes, at[at["component"] == component])
+                panels.whole_numbers(axes.xaxis, axes.yaxis)
+            row[0].set_ylabel(f"{RULES[rule].label},\n{into(target)}: prompts (of {found.prompts})")
+        for axes, component in zip(rows[0], COMPONENTS, strict=True):
+            axes.set_title(title(component))
+        panels.same_scale(rows, most=found.prompts)
         for axes in rows[-1]:
             axes.set_xlabel("source layer (from 0)")
         panels.legend_below(drawn, rows[0, 0], columns=4, order=lambda label: label.startswith("chance"))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from .. import ROOT, InputError
+from ..judging.rules import RULES
 from ..words.components import COMPONENTS, into
 from ..words.methods import AMPLIFIED, METHODS
 from ..words.plans import Plan
-from ..words.prompts import read_prompts
-from ..words.settings import THRESHOLD, Cosine, FilePaths, Form, StoredSettings, setting
+from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, Form, StoredSettings, setting
 from ._evaluated import FILES, folder_of
 from ._publish import publish
-from ._sentences import best_of
+from ._sentences import best_of, interpreted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +29,8 @@ PAPER = "Figure 3"
 TABLE = ""
 NEEDS = FILES
 
-REFERENCE, REFERENCE_NAME = "data/reference/llama-2-13b-chat.csv", "Llama-2-13b-chat (paper)"
+REFERENCE_MODEL = "llama-2-13b-chat"  # the paper's
+REFERENCE, REFERENCE_NAME = f"data/{REFERENCE_MODEL}/layer_success.csv", "Llama-2-13b-chat (paper)"
 OTHERS = "data/prompts.csv"  # against which the readings of a single prompt are scored
 GRID = [
     "component", "target layer", "target prompt", "seed", "source prompt", "position", "layer", "amplification value",
@@ -46,6 +49,7 @@ class Settings(StoredSettings):
     results: FilePaths = setting(
         (), "CSVs to read, relative to the repository; empty is every evaluation in out_dir"
     )
+    prompts: FilePath = PROMPTS
     component: Annotated[str, Form(_check_component)] = setting(
         "mlp_output", "what was inspected, for CSVs without a column `component`"
     )
@@ -58,8 +62,8 @@ def plans(settings: Settings) -> list[Plan]:
 
 
 def gold(settings: Settings) -> dict[str, str]:
-    """Judge nothing by descriptions."""
-    return {}
+    """Return the prompts' descriptions, where they are known."""
+    return read_gold(settings.prompts)
 
 
 class Found(NamedTuple):
@@ -67,11 +71,13 @@ class Found(NamedTuple):
 
     Attributes:
         label: whose readings they are, for the figure; models: as their JSONs name them.
-        per_layer, overall: of `judging.success_counts`.
+        rules: by what readings are judged, the leading rule first.
+        per_layer, overall: of `judging.success_counts`, under each rule (column `judged by`).
     """
 
     label: str
     models: list[str]
+    rules: list[str]
     per_layer: pd.DataFrame
     overall: pd.DataFrame
 
@@ -105,27 +111,36 @@ def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def tables(settings: Settings, rows: pd.DataFrame) -> Found:
-    """Count the interpreted prompts per layer, beside chance."""
-    from ..judging.counts import success_counts
+    """Count the interpreted prompts per layer under each rule, beside chance."""
+    from ..judging.counts import counts_by_rule
     from ..judging.judge import Judge
 
-    models = rows.attrs["models"]
-    counts = success_counts(rows, Judge(settings.judge, settings.threshold), others=read_prompts(OTHERS))
-    return Found(", ".join(models) or settings.model, models, *counts)
+    models, judge = rows.attrs["models"], Judge(settings.judge, settings.threshold)
+    counts = counts_by_rule(rows, judge, gold(settings), read_prompts(OTHERS), read_categories(settings.prompts))
+    return Found(", ".join(models) or settings.model, models, list(counts[0]["judged by"].unique()), *counts)
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say, per component, what the counts say: each method beside its own chance."""
-    return [f"**{component}.** {_verdict(found, component)}" for component in found.per_layer["component"].unique()]
+    """Say, per rule and component, what the counts say: each method beside its chance."""
+    return [
+        f"**{component}, {RULES[rule].label}.** {_verdict(found, component, rule)}"
+        for rule in found.rules
+        for component in found.per_layer["component"].unique()
+    ]
 
 
-def _verdict(found: Found, component: str) -> str:
-    per_layer, overall = (table[table["component"] == component] for table in (found.per_layer, found.overall))
+def _verdict(found: Found, component: str, rule: str) -> str:
+    per_layer, overall = (
+        table[(table["component"] == component) & (table["judged by"] == rule)]
+        for table in (found.per_layer, found.overall)
+    )
     parts = []
-    for row in overall.itertuples():
-        tries = per_layer.loc[per_layer["method"] == row.method, "tries"]
-        counted = f"{row.interpreted}, by chance {row.null_mean:.0f} ({row.null_low} to {row.null_high})"
-        parts.append(f"{row.method} ({best_of(tries)}) {counted}")
+    for row in overall.to_dict("records"):
+        tries = per_layer.loc[per_layer["method"] == row["method"], "tries"]
+        counted = f"{row['interpreted']}, by chance {row['null_mean']:.0f} ({row['null_low']:.0f} to {row['null_high']:.0f})"
+        if row.get("same_mean", math.nan) == row.get("same_mean"):
+            counted += f", by chance of the category {row['same_mean']:.0f}"
+        parts.append(f"{row['method']} ({best_of(tries)}) {counted}")
     sentence = f"Over all layers, of {overall['pairs'].iloc[0]} (prompt, layer) pairs: {'; '.join(parts)}."
     amplified = overall[overall["method"] == AMPLIFIED.name]
     if len(amplified) and (amplified["interpreted"] <= amplified["null_high"]).all():
@@ -135,47 +150,57 @@ def _verdict(found: Found, component: str) -> str:
 
 def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
+    same = "; dots: its mean by others of the category" if "same_mean" in found.per_layer else ""
     return (
-        f"{found.label}, {found.per_layer['prompts'].iloc[0]} prompts. Interpreted: a reading's similarity to its prompt is "
-        f"above {settings.threshold:g}. Bars: 95 % intervals. Grey, chance: the same readings scored against other prompts "
-        "(all rotations); more readings succeed more often by chance, so compare each method with its own."
+        f"{found.label}, {found.per_layer['prompts'].iloc[0]} prompts. {interpreted(settings.threshold, found.rules)} "
+        f"Bars: 95 % intervals. Grey, chance: the same readings judged by other prompts (95 % of all rotations){same}. More "
+        "readings succeed more often by chance, so compare each method with its own. Scales differ between components."
     )
 
 
 def figure(settings: Settings, found: Found) -> Figure:
-    """Draw Figure 3, a panel per component; the paper's own counts lightly beside it, for scale."""
+    """Draw Figure 3: a row per rule, a panel per component; the paper's counts lightly beside it, for scale."""
     import textwrap
 
     import matplotlib.pyplot as plt
-    import pandas as pd
 
     from ..figures import panels
     from ..figures.style import STYLE
 
-    reference, components = pd.read_csv(ROOT / REFERENCE), found.per_layer["component"].unique()
-    width = 1.0 + 4.5 * len(components)  # inches
+    reference, components = _papers_counts(found), found.per_layer["component"].unique()
     with plt.rc_context(STYLE):
-        drawn, (row,) = plt.subplots(
-            1, len(components), figsize=(width, 5.2), sharey=True, squeeze=False, layout="constrained"
-        )
-        for axes, component in zip(row, components, strict=True):
-            counts = found.per_layer[found.per_layer["component"] == component]
-            panels.layer_counts(axes, counts)
-            _draw_reference(axes, reference[reference["component"] == component], counts["prompts"].iloc[0])
-            prompts, target = counts[["prompts", "target"]].iloc[0]
-            singular = COMPONENTS[component].singular if component in COMPONENTS else component
-            title = f"{singular}, patched {into(target)}" if target else singular
-            axes.set(title=title[0].upper() + title[1:], xlabel="source layer (from 0)", ylim=(0, prompts * 1.02))
-            panels.whole_numbers(axes.xaxis)
-            axes.set_xmargin(0.06)
-            note = {"va": "top", "fontsize": 8.5, "linespacing": 1.4, "transform": axes.transAxes}
-            axes.text(0, -0.19, textwrap.fill(_verdict(found, component), 66), **note)
-        row[0].set_ylabel(f"interpreted prompts (of {prompts})")
+        drawn, placed = panels.rules_by_components(len(found.rules), len(components), 4.5, 4.4, margin=0.9)
+        for of_rule, rule in zip(placed[:, :, 0], found.rules, strict=True):
+            for axes, component in zip(of_rule, components, strict=True):
+                here = [
+                    table[(table["component"] == component) & (table["judged by"] == rule)]
+                    for table in (found.per_layer, reference)
+                ]
+                panels.layer_counts(axes, here[0])
+                prompts, target = here[0][["prompts", "target"]].iloc[0]
+                _draw_reference(axes, here[1], prompts)
+                singular = COMPONENTS[component].singular if component in COMPONENTS else component
+                title = f"{singular}, patched {into(target)}" if target else singular
+                axes.set(title=title[0].upper() + title[1:], xlabel="source layer (from 0)")
+                panels.whole_numbers(axes.xaxis, axes.yaxis)
+                axes.set_xmargin(0.06)
+                note = {"va": "top", "fontsize": 8.5, "linespacing": 1.4, "transform": axes.transAxes}
+                axes.text(0, -0.2, textwrap.fill(_verdict(found, component, rule), 66), **note)
+            of_rule[0].set_ylabel(f"{RULES[rule].label}:\ninterpreted prompts (of {prompts})")
+        panels.same_scale(placed[:, :, 0], most=prompts)
         panels.legend_below(
-            drawn, *row, columns=min(3, 1 + len(components)), size=8.5, place="outside lower left",
+            drawn, *placed.flat, columns=max(1, round(drawn.get_figwidth() / 3.5)), size=8.5, place="outside lower left",
             order=lambda label: ("," in label, label.startswith("chance")),  # methods first
         )  # fmt: skip
-        return panels.finish(drawn, caption(settings, found), int(14 * width))
+        return panels.finish(drawn, caption(settings, found), int(14 * drawn.get_figwidth()))
+
+
+def _papers_counts(found: Found) -> pd.DataFrame:
+    """Return the counts of the paper's model; none beside themselves."""
+    import pandas as pd
+
+    counts = pd.read_csv(ROOT / REFERENCE)
+    return counts[:0] if REFERENCE_MODEL in found.label else counts
 
 
 def _draw_reference(axes: Axes, reference: pd.DataFrame, prompts: int) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+from ..judging.rules import RULES, rules_for
 from ..words.components import EVALUATED, GRIDS, title
 from ..words.decoding import PAPERS_SAMPLING
 from ..words.grammar import check_whole, read_number
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_gold, read_prompts
+from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -25,7 +27,7 @@ from ..words.settings import (
 )
 from ..words.target import TARGET_PROMPTS
 from ._publish import publish
-from ._sentences import OTHERS, in_runs, interpreted, percent, what_counts
+from ._sentences import BARS, chance, in_runs, interpreted, percent, what_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,13 +84,15 @@ class Found(NamedTuple):
         model: whose they are.
         prompts: how many; layers: which.
         tries: method -> readings of which the best counts.
-        effects: the effect of each run: component, method, target prompt, seed and `effects.effect`.
+        rules: by what readings are judged, the leading rule first.
+        effects: the effect of each run: judged by, component, method, target prompt, seed and `effects.effect`.
     """
 
     model: str
     prompts: int
     layers: str
     tries: dict[str, int]
+    rules: list[str]
     effects: pd.DataFrame
 
 
@@ -99,39 +103,45 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
     from ..judging.effects import by_method, judge_rows
     from ..judging.judge import Judge
 
-    judge, lines, tries = Judge(settings.judge, settings.threshold), [], {}
-    for (component, prompt, seed), part in rows.groupby(["component", "target prompt", "seed"], sort=False):
-        judged = judge_rows(part, judge)
+    judge, categories, lines, tries = Judge(settings.judge, settings.threshold), read_categories(settings.prompts), [], {}
+    rules, runs = rules_for(rows["source prompt"].unique(), gold(settings)), ["component", "target prompt", "seed"]
+    for (rule, truths), (run, part) in product(rules.items(), rows.groupby(runs, sort=False)):
+        judged = judge_rows(part, judge, truths, categories=categories)
         tries |= {method: judged.number_of_tries(method) for method in judged.methods}
+        about = {"judged by": rule} | dict(zip(runs, run, strict=True))
         for method, numbers in by_method(judged).items():
-            lines.append(
-                {"component": component, "method": method, "target prompt": prompt, "seed": int(seed)} | numbers
-            )
+            lines.append(about | {"seed": int(about["seed"]), "method": method} | numbers)
     prompts, layers = rows["source prompt"].nunique(), in_runs(rows["layer"])
-    return Found(rows.attrs["model"]["name"], prompts, layers, tries, pd.DataFrame(lines))
+    return Found(rows.attrs["model"]["name"], prompts, layers, tries, list(rules), pd.DataFrame(lines))
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
     """Say how far each method's effect spreads over the runs."""
     return [
-        f"{title(component)}, {method}: {percent(runs['effect'].mean())} above chance on average, from "
+        f"{title(component)}, {method}, {RULES[rule].label}: {percent(runs['effect'].mean())} above chance on average, from "
         f"{percent(runs['effect'].min())} to {percent(runs['effect'].max())} (SD {percent(runs['effect'].std())}); the "
-        f"interval is above chance in {(runs['low'] > 0).sum()} of {len(runs)} runs."
-        for (component, method), runs in found.effects.groupby(["component", "method"], sort=False)
+        f"interval is above chance in {(runs['low'] > 0).sum()} of {len(runs)} runs{_stricter(runs)}."
+        for (rule, component, method), runs in found.effects.groupby(["judged by", "component", "method"], sort=False)
     ]
+
+
+def _stricter(runs: pd.DataFrame) -> str:
+    if "low same" not in runs:
+        return ""
+    return f", above chance of the category in {(runs['low same'] > 0).sum()} (on average {percent(runs['effect same'].mean())})"
 
 
 def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     return (
         f"{found.model}, {found.prompts} prompts, source layers {found.layers}, sampled ({PAPERS_SAMPLING}). "
-        f"{interpreted(settings.threshold)}, less chance ({OTHERS}, with as many tries). {what_counts(found.tries)} "
-        "Bars: 95 % intervals over prompts; grey: 95 % of all rotations."
+        f"Above chance, with as many tries. {interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} "
+        f"{what_counts(found.tries)} {BARS}, over prompts. {chance(found.effects)} Scales differ."
     )
 
 
 def figure(settings: Settings, found: Found) -> Figure:
-    """Draw the effect of each run by target prompt and seed, a panel per component."""
+    """Draw the effect of each run by target prompt and seed, a panel per component, a row per rule."""
     import matplotlib.pyplot as plt
     import numpy as np
 
@@ -141,11 +151,13 @@ def figure(settings: Settings, found: Found) -> Figure:
     components = found.effects["component"].unique()
     prompts = list(dict.fromkeys(found.effects["target prompt"]))
     with plt.rc_context(STYLE):
-        drawn, (row,) = plt.subplots(
-            1, len(components), figsize=(11, 4.6), layout="constrained", sharey=True, squeeze=False
-        )
-        for axes, component in zip(row, components, strict=True):
-            of_component = found.effects[found.effects["component"] == component]
+        drawn, rows = plt.subplots(
+            len(found.rules), len(components), figsize=(11, 1.2 + 3.5 * len(found.rules)), layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        for (rule, row), (column, component) in product(zip(found.rules, rows, strict=True), enumerate(components)):
+            axes, of_component = row[column], found.effects[found.effects["component"] == component]
+            of_component = of_component[of_component["judged by"] == rule]
             methods = panels.methods_in(of_component)
             for method, shift in zip(methods, panels.offsets(len(methods), 0.36), strict=True):
                 runs = of_component[of_component["method"] == method.name]
@@ -158,8 +170,10 @@ def figure(settings: Settings, found: Found) -> Figure:
             seeds = of_component["seed"].nunique()
             axes.set(title=title(component), xlabel=f"target prompt ({seeds} {'seed' if seeds == 1 else 'seeds'} each)")
             panels.percent(axes.yaxis)
-        row[0].set_ylabel("interpreted, above chance")
-        panels.legend_below(drawn, row[0])
+        for rule, row in zip(found.rules, rows, strict=True):
+            row[0].set_ylabel(f"{RULES[rule].label}:\ninterpreted, above chance")
+        panels.same_scale(rows, least=None)
+        panels.legend_below(drawn, rows[0, 0])
         return panels.finish(drawn, caption(settings, found), 140)
 
 

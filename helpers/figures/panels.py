@@ -2,8 +2,8 @@
 
 A table is a DataFrame, a row a point, or a mapping with the numbers of one point. Its columns are those of one of
 
-    judging.effects.effect          rate, null, null_low, null_high, effect, low, high
-    judging.counts.success_counts   interpreted, low, high, null_mean, null_low, null_high
+    judging.effects.effect          rate, null, null_low, null_high, effect, low, high; null same
+    judging.counts.success_counts   interpreted, low, high, null_mean, null_low, null_high; same_mean
 
 and every function here takes both. `over_chance` draws the distance to chance, which is then around 0. Methods are
 drawn in the colours and markers of `words.methods`, and only those that a table has. As in
@@ -20,6 +20,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ from ..words.methods import METHODS, PLAIN, Method
 from .style import NULL_COLOUR
 
 CHANCE = "by chance (95 %)"
+SAME = "by chance of the category (mean)"
 CAPTION_CHARACTERS = 13.2  # of a caption, per inch of a figure's width
 FILLED, HATCHED = {"fc": NULL_COLOUR, "alpha": 0.22}, {"fc": "none", "ec": NULL_COLOUR, "hatch": "////"}
 
@@ -79,6 +81,27 @@ def _columns(table: Table, *names: str) -> list[np.ndarray]:
 
 
 # Figures
+
+
+def rules_by_components(
+    rules: int, components: int, width: float, height: float, deep: int = 1, margin: float = 1
+) -> tuple[Figure, np.ndarray]:
+    """Lay out panels: a row per rule and a column per component; of a single component, a column per rule.
+
+    Args:
+        rules, components: how many.
+        width, height: of a panel, in inches.
+        deep: panels under each other for each rule and component.
+        margin: beside and above all panels, in inches.
+
+    Returns:
+        The figure and its Axes (rules, components, deep).
+    """
+    rows, columns = (rules, components) if components > 1 else (1, rules)
+    size = (margin + width * columns, margin + height * deep * rows)
+    figure, axes = plt.subplots(rows * deep, columns, figsize=size, squeeze=False, layout="constrained")
+    placed = axes.reshape(rows, deep, columns).swapaxes(1, 2)  # (rows, columns, deep)
+    return figure, placed.reshape(rules, components, deep)
 
 
 def finish(figure: Figure, caption: str, width: int | None = None) -> Figure:
@@ -151,6 +174,22 @@ def headroom(axes: Axes, factor: float) -> None:
     """Make so many times the room on the vertical axis, above what is drawn, for a legend."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, low + (high - low) * factor)
+
+
+def same_scale(rows: np.ndarray, least: float | None = 0, most: float = np.inf) -> None:
+    """Give the panels of each column the same vertical scale, which fits what is drawn in them.
+
+    Args:
+        rows: (rows, columns) of Axes.
+        least: the lower end; what is drawn decides, if None.
+        most: the upper end is at most so much, and a little.
+    """
+    for column in rows.T:
+        limits = [axes.get_ylim() for axes in column]
+        low = min(low for low, _ in limits) if least is None else least
+        high = min(max(high for _, high in limits), 1.02 * most)
+        for axes in column:
+            axes.set_ylim(low, high)
 
 
 def zero_line(axes: Axes, vertical: bool = False) -> None:
@@ -229,6 +268,11 @@ def chance_bars(
     if not over_chance:
         x, y, notch = (found.mean, at, "|") if horizontal else (at, found.mean, "_")
         axes.plot(x, y, notch, color=NULL_COLOUR, ms=width, mew=1.2, zorder=2)
+    if "null same" in table:
+        same = _columns(table, "null same")[0] - (_columns(table, "null")[0] if over_chance else 0)
+        x, y = (same, at) if horizontal else (at, same)
+        mark = {"color": NULL_COLOUR, "ms": 4.5, "mfc": "white", "zorder": 2.5}
+        axes.plot(x, y, "D", label=SAME, **mark)
 
 
 def chance_band(
@@ -300,4 +344,9 @@ def layer_counts(axes: Axes, table: pd.DataFrame, **look) -> None:
         rows = table[table["method"] == method.name]
         interval_line(axes, rows["layer"] + offset, rows, method=method, **look)
         label = f"chance for {method.name} (95 %)"
-        chance_band(axes, rows["layer"], rows, hatched=method.name == PLAIN.name, mean=True, label=label)
+        hatched = method.name == PLAIN.name
+        chance_band(axes, rows["layer"], rows, hatched=hatched, mean=True, label=label)
+        if "same_mean" in rows and rows["same_mean"].notna().any():
+            face = "white" if hatched else NULL_COLOUR
+            mark = {"color": NULL_COLOUR, "ls": "none", "marker": "o", "ms": 3.5, "mfc": face, "zorder": 2}
+            axes.plot(rows["layer"], rows["same_mean"], **mark, label=f"chance of the category for {method.name} (mean)")

@@ -88,8 +88,13 @@ class Readings:
         return self.session.judge
 
     def read(self, experiment) -> pd.DataFrame:
-        """Return the rows that an experiment asks for with these settings; see `of`."""
-        return self.of(experiment.TABLE, experiment.plans(self.settings), experiment.gold(self.settings))
+        """Return the rows that an experiment asks for with these settings; see `of`.
+
+        An experiment that asks for nothing reads files that are there.
+        """
+        if not (plans := experiment.plans(self.settings)):
+            return experiment.read(self.settings)
+        return self.of(experiment.TABLE, plans, experiment.gold(self.settings))
 
     def of(self, name: str, plans: Sequence[Plan], gold: Mapping[str, str] | None = None) -> pd.DataFrame:
         """Return the rows of some plans, in order, scored; they are in `folder`/`name` afterwards.

@@ -1,23 +1,25 @@
 """ℓ_c by its rule, and what is legible before it, on tables whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.experiments import before_context
 from helpers.experiments.before_context import (
     NEVER,
     Found,
     Settings,
-    among_contextualized,
     claims_before_context,
-    context_by_judge,
     contextualized,
+    contextualized_by_chance,
     layers_earlier,
     plans,
     sentences,
     walkthrough,
 )
-from helpers.judging.effects import Judged, is_legible
+from helpers.judging.effects import Judged, beside_chance, is_legible
 from helpers.judging.judge import Judge
 from helpers.words.methods import METHODS
 from helpers.words.target import TargetPrompt
@@ -44,7 +46,7 @@ def judged_by(prompts, amplifiers, cosines):
     chosen = {
         name: np.broadcast_to(method.choose(tries).to_numpy(), cosines.shape[:3]) for name, method in METHODS.items()
     }
-    return Judged(tuple(prompts), tuple(range(cosines.shape[1])), tries, cosines, chosen)
+    return Judged(tuple(prompts), tuple(range(cosines.shape[1])), tries, cosines, chosen, tuple(prompts))
 
 
 def test_context_begins_at_the_first_of_two_legible_layers():
@@ -80,45 +82,37 @@ def test_layers_earlier_are_counted_from_the_earliest_legible_one():
     cosines[0, 3, :, 0] = 0.9  # at ℓ_c itself: not earlier
     cosines[1, 0, 1, 0] = 0.8  # the other prompt's reading fits the first prompt's description: chance
     judged = judged_by("ab", [1.0, 3.0], cosines)
-    context = np.array([[3, NEVER], [2, 2]])  # ℓ_c as each prompt's description judges
+    context = np.array([3, 2])  # whoever judges
     assert layers_earlier(judged, "Superscopes", context).tolist() == [[2, 0], [2, 0]]
     assert layers_earlier(judged, "Patchscopes", context).tolist() == [[0, 0], [0, 0]]
+    assert layers_earlier(judged, "Superscopes", np.array([NEVER, 0])).tolist() == [[0, 0], [0, 0]]
 
 
-def test_context_is_the_same_rule_for_every_judge():
-    cosines = np.zeros((2, 5, 1, 2), dtype=np.float32)
-    cosines[0, [1, 3, 4], 0, 0] = 0.8
-    cosines[0, [0, 1], 0, 1] = 0.8
-    cosines[1, [2], 0, :] = 0.8
-    assert context_by_judge(judged_by("ab", [1.0], cosines)).tolist() == [[3, 0], [NEVER, NEVER]]
+def test_reading_only_the_kind_is_chance_for_others_of_the_kind():
+    """All bands read as bands one layer before ℓ_c: above chance of any other prompt, not of the category."""
+    prompts, kinds = "abcdefgh", ("band",) * 4 + ("film",) * 4
+    alike = np.array(kinds)[:, None] == np.array(kinds)
+    cosines = np.zeros((8, 4, 2, 8), dtype=np.float32)
+    cosines[:, 2, 1] = np.where(alike, 0.8, 0)  # amplified, in layer 2
+    judged = replace(judged_by(prompts, [1.0, 3.0], cosines), categories=kinds)
+    found = before_context._earlier(judged, "Superscopes", np.full(8, 3))["legible"]
+    assert found["any"]["rate"] == 1 and found["any"]["low"] > 0 and found["any"]["p_value"] < 0.05
+    assert found["same"]["null"] == 1 and found["same"]["effect"] == 0 and found["other"]["null"] == 0
+    assert "what kind of thing it is" in before_context._level(found)
+    cosines[:, 2, 1] = 0.8 * np.eye(8)
+    found = before_context._earlier(judged, "Superscopes", np.full(8, 3))["legible"]
+    assert found["same"]["effect"] == 1 and "the entity itself" in before_context._level(found)
 
 
-def test_only_pairs_with_an_earlier_layer_are_counted_own_and_by_chance():
-    n = 20
-    context = np.full((n, n), 3)
-    context[:5] = NEVER
-    context[5:8] = 0
-    values = np.zeros((n, n))
-    np.fill_diagonal(values, 1)
-    found = among_contextualized(values, context)
-    assert found["n"] == 12 and found["rate"] == 1 and found["null"] == 0 and found["low"] == 1
-    assert found["p_value"] == pytest.approx(1 / n)
-    even = among_contextualized(np.ones((n, n)), context)
-    assert even["effect"] == 0 and even["p_value"] == 1
-
-
-def test_the_selection_by_context_makes_no_effect_of_its_own():
-    """Readings that hang on nothing: ℓ_c exists for some pairs by luck, and nothing is above chance, plain or not."""
+def test_readings_that_hang_on_nothing_make_no_effect():
+    """A prompt keeps its ℓ_c whoever judges, so that the selection favours no judge."""
     effects = []
-    for seed in range(30):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
-        hits = rng.random((24, 8, 2, 24)) < 0.35
-        judged = judged_by("abcdefghijklmnopqrstuvwx", [1.0, 3.0], hits.astype(np.float32))
-        context = context_by_judge(judged)
-        effects.append(
-            [among_contextualized(layers_earlier(judged, method, context), context)["effect"] for method in METHODS]
-        )
-    assert (np.abs(np.mean(effects, 0)) < 3 * np.std(effects, 0) / np.sqrt(30) + 0.02).all()
+        judged = judged_by("abcdefghijklmnopqrstuvwx", [1.0, 3.0], (rng.random((24, 8, 2, 24)) < 0.35).astype(np.float32))
+        layers = before_context.layers_earlier(judged, "Superscopes", rng.integers(-1, 8, 24))
+        effects.append(beside_chance((layers > 0).astype(float), judged.others())["effect"])
+    assert abs(np.mean(effects)) < 3 * np.std(effects) / np.sqrt(20) + 0.02
 
 
 def test_claims_count_readings_before_context_only():
@@ -137,13 +131,14 @@ def test_claims_count_readings_before_context_only():
     table = pd.concat([rows(lines), rows(mlp, "mlp_output", "same")], ignore_index=True)
     context = contextualized(table, Judge())
     assert context.tolist() == [2] * 4
-    chance, earlier = claims_before_context(table, GOLD, Judge())
+    assert contextualized_by_chance(table, GOLD, Judge())[0] == pytest.approx(4 / 3, abs=0.01), "as the next prompt"
+    earlier = claims_before_context(table, GOLD, {}, context, Judge())
     hidden = earlier["hidden_state"]["Superscopes"]
-    assert hidden["legible"]["n"] == 4 and hidden["legible"]["rate"] == hidden["layers"]["rate"] == 1
-    assert hidden["legible"]["null"] == 0 and hidden["counts"] == {1: 4}
-    assert earlier["hidden_state"]["Patchscopes"]["legible"]["rate"] == 0
-    assert earlier["mlp_output"]["Superscopes"]["legible"]["rate"] == 0
-    found = Found("m", table, context, chance, earlier)
+    assert hidden["n"] == 4 and hidden["legible"]["any"]["rate"] == hidden["layers"]["any"]["rate"] == 1
+    assert hidden["legible"]["any"]["null"] == 0 and hidden["counts"] == {1: 4} and set(hidden["legible"]) == {"any"}
+    assert earlier["hidden_state"]["Patchscopes"]["legible"]["any"]["rate"] == 0
+    assert earlier["mlp_output"]["Superscopes"]["legible"]["any"]["rate"] == 0
+    found = Found("m", table, context, (1.3, 0, 4), earlier)
     walked = walkthrough(Settings(), found, "Titanic", "hidden_state")
     assert walked["layer"].tolist() == [0, 1] and walked["legible"].tolist() == [False, True]
     never = walkthrough(Settings(), found._replace(context=context.replace(2, NEVER)), "Titanic", "hidden_state")

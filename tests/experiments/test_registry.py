@@ -144,7 +144,10 @@ def test_grids_give_the_same_number_of_tries():
 def test_captions_follow_the_settings():
     """Sampling, tries and threshold are not typed into labels."""
     stability, tries, empty = get("stability"), get("amplification_or_tries"), pd.DataFrame()
-    found = stability.Found("m", 12, "2, 5", {"Superscopes": 7}, empty)
+    found = stability.Found("m", 12, "2, 5", {"Superscopes": 7}, ["prompt"], empty)
     caption = stability.caption(stability.Settings(threshold=0.4), found)
     assert str(PAPERS_SAMPLING) in caption and "above 0.4" in caption and "best of 7" in caption
-    assert "above 0.25" in tries.caption(tries.Settings(threshold=0.25), tries.Found("m", 48, "1, 3", *[empty] * 5))
+    several = pd.DataFrame({"way": ["samples"]})
+    found = tries.Found("m", 48, "1, 3", ["description", "prompt"], empty, empty, several, empty, {})
+    caption = tries.caption(tries.Settings(threshold=0.25), found)
+    assert "description above 0.25; as in the paper: similarity to the prompt" in caption and str(PAPERS_SAMPLING) in caption

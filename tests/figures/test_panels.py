@@ -146,3 +146,23 @@ def test_axes_of_shares_and_of_layers(axes):
     axes.figure.canvas.draw()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["0%", "50%"]
     assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
+def test_panels_of_a_column_share_a_scale_that_fits_them():
+    _, rows = plt.subplots(2, 2)
+    for axes, top in zip(rows.flat, (1, 10, 2, 90), strict=True):
+        axes.plot([0, 1], [0, top])
+    panels.same_scale(rows, most=48)
+    assert rows[0, 0].get_ylim() == rows[1, 0].get_ylim() and 2 < rows[0, 0].get_ylim()[1] < 3
+    assert rows[0, 1].get_ylim() == (0, 1.02 * 48)
+
+
+def test_chance_of_the_category_is_marked_where_it_is_known():
+    table = pd.DataFrame({"method": ["Patchscopes"], "place": ["a"], "rate": 0.5, "effect": 0.4, "low": 0.2, "high": 0.6})
+    table = table.assign(null=0.1, null_low=0.0, null_high=0.2)
+    for known in (table, table.assign(**{"null same": 0.3})):
+        _, axes = plt.subplots()
+        panels.method_dots(axes, known, "place", ["a"], over_chance=True)
+        marks = [line for line in axes.lines if line.get_label() == panels.SAME]
+        assert len(marks) == int("null same" in known)
+        assert not marks or marks[0].get_ydata() == pytest.approx([0.2])
