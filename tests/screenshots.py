@@ -11,7 +11,7 @@ from browser import ask, browser, wait_until_over
 from helpers import ROOT
 from helpers.app.desk import Desk
 from helpers.app.server import Server
-from helpers.plots.style import with_palette
+from helpers.figures.style import with_palette
 
 DESKTOP, LAPTOP, NARROW, PHONE = (
     {"width": width, "height": height} for width, height in ((1600, 1000), (1280, 800), (1200, 800), (375, 812))

@@ -20,6 +20,7 @@ from helpers.cli.docs import pages, refresh
 from helpers.cli.numbers import NUMBERS
 from helpers.cli.reproduce import LEAD, STUDY_DTYPES, settle
 from helpers.experiments import names
+from helpers.experiments.model_sizes import AS_DEEP
 from helpers.models.catalogue import CATALOGUE
 
 README = (ROOT / "README.md").read_text()
@@ -97,7 +98,8 @@ def test_the_front_page_is_short():
 
 def test_the_lead_model_is_the_one_with_the_clearest_effect():
     sizes = pd.read_csv(ROOT / "data/model_sizes/model_sizes.csv")
-    amplified = sizes[(sizes["layer"] == "1-7") & (sizes["component"] == "mlp_output") & (sizes["method"] == "Superscopes")]
+    sizes = sizes[sizes["judged by"] == "description"]
+    amplified = sizes[(sizes["layer"] == AS_DEEP) & (sizes["component"] == "mlp_output") & (sizes["method"] == "Superscopes")]
     assert amplified.loc[amplified["effect"].idxmax(), "model"] == LEAD
     assert set(sizes["model"]) == set(CATALOGUE)
     for model in STUDY_DTYPES:

@@ -34,10 +34,11 @@ def announce(settings: Mapping[str, Record], folder: Path, new: bool) -> str:
     Raises:
         InputError: also where an earlier run has left readings with other settings, unfinished.
     """
-    readers = {name: given for name, given in settings.items() if get(name).TABLE}
+    asked = {name: get(name).plans(given) for name, given in settings.items()}  # before the slow imports
+    plans = {name: some for name, some in asked.items() if some}
+    readers = {name: settings[name] for name in plans}
     if not readers:
         return ""
-    plans = {name: get(name).plans(given) for name, given in readers.items()}  # before the slow imports
     print("checking the settings against the model …", flush=True)
     from ..models.load import check_hardware, read_model
 

@@ -167,7 +167,8 @@ def reproduce(
     if workers is not None or scheduler:
         settings = [*settings, f"workers={scheduler or workers}"]
     from ..experiments import names
-    from .reproduce import reproduce, run_to_end, study as study_all
+    from .reproduce import reproduce, run_to_end
+    from .reproduce import study as study_all
 
     again = context.obj["again"]
     if study:

@@ -5,13 +5,17 @@ Links are relative to the repository.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
 from .. import ROOT
 from ..experiments import EXPERIMENTS
+from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
+from ..experiments.model_sizes import AS_DEEP, EARLY
+from ..judging.chance import NULLS
+from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..models.catalogue import CATALOGUE
 from ..words.components import EVALUATED, plural
 from ..words.methods import AMPLIFIED, METHODS, PLAIN
@@ -23,8 +27,6 @@ OPENED_BY = {  # how an experiment's notebook is run, where ./runme.sh --all doe
     "check": "with `./runme.sh check`",
 }
 APP_ROW = "| [`superscopes_app`](notebooks/superscopes_app.ipynb), or `./runme.sh app` | one prompt, its tokens, every layer | §5, Figures 5–6 |"
-# The paper's model in Figure 3: interpreted pairs and 95 % of chance, of its published readings.
-PAPERS_COUNTS = {PLAIN.name: (29, 2, 10), AMPLIFIED.name: (196, 28, 91)}
 
 
 def number(function: Callable[[], str]) -> Callable[[], str]:
@@ -109,13 +111,16 @@ def _layers_and_amplifiers() -> str:
     return f"{rows['layer'].nunique()} layers and {len(amplifiers)} amplifiers"
 
 
-def _overall(model: str) -> dict[tuple[str, str], dict]:
-    return {(row["component"], row["method"]): row for row in about(model, "layer_success")["overall"]}
+PAPERS_MODEL = "llama-2-13b-chat"  # its folder of results is made of the authors' published readings
 
 
-@number
-def counts() -> str:
-    """Lay out Figure 3 on each model: interpreted pairs and 95 % of chance; bold is above it."""
+def _overall(model: str, rule: str = DESCRIPTION.name) -> dict[tuple[str, str], dict]:
+    rows = about(model, "layer_success")["overall"]
+    return {(row["component"], row["method"]): row for row in rows if row["judged by"] == rule}
+
+
+def _counts(rule: str) -> str:
+    """Lay out Figure 3 on each model: interpreted pairs, 95 % of chance, and chance of the category."""
     columns = [(component, method) for component in EVALUATED for method in METHODS]
     tries = table_of(LEAD, "layer_success").groupby(["component", "method"])["tries"].max()
     header = [
@@ -123,33 +128,98 @@ def counts() -> str:
         for component, method in columns
     ]
     rows = []
-    for model in CATALOGUE:
-        found, cells = _overall(model), []
-        for row in (found[column] for column in columns):
-            cell = f"{row['interpreted']} ({row['null_low']}–{row['null_high']})"
+    for model in (*CATALOGUE, PAPERS_MODEL):
+        found, cells = _overall(model, rule), []
+        for row in (found.get(column) for column in columns):
+            if row is None:
+                cells.append("")
+                continue
+            cell = f"{row['interpreted']} ({row['null_low']:.0f}–{row['null_high']:.0f}; {row['same_mean']:.0f})"
             cells.append(f"**{cell}**" if row["interpreted"] > row["null_high"] else cell)
-        rows.append([model, *cells])
-    papers = [
-        f"***{PAPERS_COUNTS[method][0]}** ({PAPERS_COUNTS[method][1]}–{PAPERS_COUNTS[method][2]})*"
-        if component == "mlp_output" else ""
-        for component, method in columns
-    ]  # fmt: skip
-    return rows_of(["", *header], [*rows, ["*Llama-2-13b-chat (the paper's files)*", *papers]])
+        rows.append([f"*{model} (the paper's files)*" if model == PAPERS_MODEL else model, *cells])
+    return rows_of(["", *header], rows)
+
+
+@number
+def counts() -> str:
+    """Lay out Figure 3, judged by the descriptions."""
+    return _counts(DESCRIPTION.name)
+
+
+@number
+def counts_papers_rule() -> str:
+    """Lay out Figure 3, judged by the prompts."""
+    return _counts(PROMPT.name)
+
+
+def _effects(rule: str) -> dict[tuple[str, str, str], dict]:
+    """Return the effects of the evaluations' settings: (model, component, method) -> its row."""
+    targets = {component: str(target) for component, target in EVALUATED.items()}
+    found = {}
+    for model in CATALOGUE:
+        rows = table_of(model, "every_component_found", dtype={"target": str})
+        rows = rows[(rows["judged by"] == rule) & (rows["target"] == rows["component"].map(targets))]
+        found |= {(model, row["component"], row["method"]): row for row in rows.to_dict("records")}
+    return found
+
+
+def _in_points(numbers: Mapping[str, float], name: str = "effect") -> str:
+    low, high = 100 * numbers["low"], 100 * numbers["high"]
+    text = f"{100 * numbers[name]:z.1f} ({low:z.1f} to {high:z.1f})".replace("-", "−")
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _effects_table(rule: str) -> str:
+    found = _effects(rule)
+    header = ["", *(f"{method.adjective}, above {chance}" for method in (AMPLIFIED, PLAIN) for chance in ("chance", "chance of the category"))]
+    rows = [
+        [f"{model}, {plural(component)}"]
+        + [
+            _in_points(numbers)
+            for method in (AMPLIFIED, PLAIN)
+            for row in [found[model, component, method.name]]
+            for numbers in (row, within_category(row))
+        ]
+        for model in CATALOGUE
+        for component in EVALUATED
+    ]
+    return rows_of(header, rows)
+
+
+@number
+def effects() -> str:
+    """Lay out the effects by both kinds of chance, judged by the descriptions."""
+    return _effects_table(DESCRIPTION.name)
+
+
+@number
+def effects_papers_rule() -> str:
+    """Lay out the effects by both kinds of chance, judged by the prompts."""
+    return _effects_table(PROMPT.name)
 
 
 @number
 def findings() -> str:
-    """Say where each component is read above chance."""
+    """Say where each component is read above chance, and where above that of its category."""
+    found = _effects(DESCRIPTION.name)
 
     def above(component: str, method: str) -> str:
-        rows = {model: _overall(model)[component, method] for model in CATALOGUE}
-        return listed([model for model, row in rows.items() if row["interpreted"] > row["null_high"]])
+        rows = {model: found[model, component, method] for model in CATALOGUE}
+        any_other = listed([model for model, row in rows.items() if is_certain(row)])
+        same = listed([model for model, row in rows.items() if is_certain(within_category(row))])
+        return f"above chance on {any_other}, and above chance of their category on {same}"
 
-    return (
-        f"Amplified MLP outputs are read above chance on {above('mlp_output', AMPLIFIED.name)}, plain ones on "
-        f"{above('mlp_output', PLAIN.name)}. Plain hidden states are on {above('hidden_state', PLAIN.name)}, amplified "
-        f"ones on {above('hidden_state', AMPLIFIED.name)}."
+    return " ".join(
+        f"{method.adjective.capitalize()} {plural(component)} are read {above(component, method.name)}."
+        for component in EVALUATED
+        for method in (AMPLIFIED, PLAIN)
     )
+
+
+@number
+def rules() -> str:
+    """Say how well each rule tells a right reading."""
+    return " ".join(about("right_readings", "right_readings")["verdict"])
 
 
 @number
@@ -167,39 +237,47 @@ def drift() -> str:
     )
 
 
-def _gains() -> dict[tuple[str, str], dict]:
+def _gains(rule: str = DESCRIPTION.name) -> dict[tuple[str, str], dict]:
     return {
         (model, component): gains
-        for model in CATALOGUE
-        for component, gains in about(model, "amplification_or_tries_found")["gains"].items()
+        for model in (*CATALOGUE, PAPERS_MODEL)
+        for component, gains in about(model, "amplification_or_tries_found")["gains"][rule].items()
     }
 
 
-def _points(gain: dict) -> str:
-    text = f"{100 * gain['gain']:.1f} ({100 * gain['low']:.1f} to {100 * gain['high']:.1f})"
-    return f"**{text}**" if gain["low"] > 0 or gain["high"] < 0 else text
-
-
-@number
-def gains() -> str:
-    """Lay out how much is amplification: gains over chance in points; bold where the interval excludes zero."""
-    found = _gains()
+def _gains_table(rule: str) -> str:
+    found = _gains(rule)
     tries = next(iter(found.values()))["tries"]
     header = [
         "",
         f"best of {tries} amplified, over one plain reading",
         f"over {tries} plain readings (other target prompts, or samples)",
         "one amplified, α chosen on other prompts, over one plain",
+        "the same, over chance of the category",
     ]
     return rows_of(header, [
-        [f"{model}, {plural(component)}", *(_points(gain[name]) for name in ("total", "beyond", "alone"))]
+        [f"{model}, {plural(component)}"]
+        + [_in_points(gain[name], "gain") if name in gain else "" for name in ("total", "beyond", "alone")]
+        + [_in_points(within_category(gain["alone"]), "gain")]
         for (model, component), gain in found.items()
     ])  # fmt: skip
 
 
 @number
+def gains() -> str:
+    """Lay out how much is amplification: gains over chance in points; bold where the interval excludes zero."""
+    return _gains_table(DESCRIPTION.name)
+
+
+@number
+def gains_papers_rule() -> str:
+    """Lay out the same, judged by the prompts."""
+    return _gains_table(PROMPT.name)
+
+
+@number
 def tries() -> str:
-    """Say in sentences what the table of gains says."""
+    """Say in sentences what the table of gains says of our models."""
     found = _gains()
 
     def where(component: str, name: str, sign: int) -> str:
@@ -207,11 +285,15 @@ def tries() -> str:
         return listed([model for model in CATALOGUE if excludes_zero(found[model, component][name])])
 
     many = in_words(next(iter(found.values()))["tries"])
+    decided = where("mlp_output", "beyond", 1)
+    meaning = (
+        "there the gain is amplification and not only more tries" if decided != "none"
+        else "whether that is amplification or only more tries, these models leave open"
+    )  # fmt: skip
     return (
         f"For MLP outputs, {many} amplified readings beat one plain one on {where('mlp_output', 'total', 1)}, and {many} "
-        f"plain ones on {where('mlp_output', 'beyond', 1)}: there the gain is amplification and not only more tries. A "
-        f"single amplified reading beats a single plain one on {where('mlp_output', 'alone', 1)}. For hidden states, "
-        f"{many} amplified readings beat one plain one on {where('hidden_state', 'total', 1)}, {many} plain ones on "
+        f"plain ones on {decided}: {meaning}. A single amplified reading beats a single plain one on "
+        f"{where('mlp_output', 'alone', 1)}. For hidden states, {many} amplified readings beat one plain one on {where('hidden_state', 'total', 1)}, {many} plain ones on "
         f"{where('hidden_state', 'beyond', 1)}, and fall behind {many} plain ones on {where('hidden_state', 'beyond', -1)}; "
         f"a single amplified reading beats a single plain one on {where('hidden_state', 'alone', 1)} and falls behind on "
         f"{where('hidden_state', 'alone', -1)}."
@@ -219,9 +301,60 @@ def tries() -> str:
 
 
 @number
+def single() -> str:
+    """Lay out what one try gives, plain and at each model's best single amplifier, of MLP outputs."""
+    rows = []
+    for model in (*CATALOGUE, PAPERS_MODEL):
+        found = table_of(model, "amplification_or_tries_found")
+        found = found[(found["vector"] == "vectors") & (found["component"] == "mlp_output")]
+        several = pd.DataFrame(about(model, "amplification_or_tries_found")["several"])
+        several = several[(several["way"] == "amplifiers") & (several["component"] == "mlp_output")]
+        for rule in RULES.values():
+            of_rule, most = found[found["judged by"] == rule.name], several[several["judged by"] == rule.name]
+            plain, amplified = of_rule[of_rule["amplifier"] == 1].iloc[0], of_rule[of_rule["amplifier"] != 1]
+            best, together = amplified.loc[amplified["effect"].idxmax()], most.loc[most["tries"].idxmax()]
+            cells = [_rate(plain), f"α = {best['amplifier']:g}: {_rate(best)}", _rate(together)]
+            rows.append([f"{model}, {rule.label}", *cells])
+    return rows_of(["", "one plain try", "one amplified try", "best of five amplified"], rows)
+
+
+def _rate(row: Mapping[str, float]) -> str:
+    return f"{100 * row['rate']:.1f} % (chance {100 * row['null']:.1f} %; above it {_in_points(row)})"
+
+
+@number
+def context() -> str:
+    """Lay out in how many prompts each model's readings are legible before ℓ_c, beside three kinds of chance."""
+    rows = []
+    for model in CATALOGUE:
+        earlier = about(model, "before_context_found")["earlier"]
+        for component, methods in earlier.items():
+            for method, found in methods.items():
+                legible, n = found["legible"], found["n"]
+                level = "the entity" if is_certain(legible["same"]) else "its kind"
+                rows.append([
+                    f"{model}, {METHODS[method].adjective} {plural(component)}",
+                    f"{legible['any']['rate'] * n:.0f} of {n}",
+                    *(f"{legible[null]['null'] * n:.1f}" for null in NULLS),
+                    level if is_certain(legible["any"]) else "nothing beyond chance",
+                ])  # fmt: skip
+    header = ["", "legible before ℓ_c", *(f"by chance of {said}" for said in NULLS.values()), "what is legible"]
+    return rows_of(header, rows)
+
+
+@number
 def sizes() -> str:
-    """Say how the effect grows with the model."""
-    return "\n\n".join(about("model_sizes", "model_sizes")["verdict"])
+    """Lay out how the effect grows with the model: amplified readings, at the paper's relative depth and layers 1–7."""
+    table = table_of("model_sizes", "model_sizes", dtype={"layer": str})
+    table = table[table["method"] == AMPLIFIED.name].sort_values("parameters", kind="stable")
+    rows = []
+    for rule in RULES.values():
+        of_rule = table[table["judged by"] == rule.name].set_index(["model", "component", "layer"])
+        for model in of_rule.index.unique("model"):
+            cells = [_in_points(of_rule.loc[(model, name, layers)]) for name in EVALUATED for layers in (AS_DEEP, EARLY)]
+            rows.append([f"{model}, {rule.label}", *cells])
+    header = [f"{plural(name)}, {layers}" for name in EVALUATED for layers in ("as deep", "layers 1–7")]
+    return rows_of(["", *header], rows)
 
 
 @number
@@ -246,15 +379,11 @@ def check() -> str:
     return rows_of(header, rows)
 
 
-def reference_counts() -> pd.DataFrame:
-    """Read the paper's own counts, from the authors' published readings."""
-    return pd.read_csv(ROOT / "data/reference/llama-2-13b-chat.csv")
-
-
 @number
 def reference() -> str:
-    """Say how many prompts the paper's own readings interpret."""
-    counted = reference_counts()
+    """Say how many prompts the paper's readings interpret, by its rule."""
+    counted = table_of(PAPERS_MODEL, "layer_success")
+    counted = counted[counted["judged by"] == PROMPT.name]
     amplified, plain = (counted[counted["method"] == method.name] for method in (AMPLIFIED, PLAIN))
 
     def per_layer(rows: pd.DataFrame) -> str:
@@ -271,7 +400,7 @@ def reference() -> str:
 
 
 def _percent(row: pd.Series) -> str:
-    return f"{100 * row['effect']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+    return with_interval(row)
 
 
 @number
@@ -314,44 +443,52 @@ def _figure_2() -> list[tuple[str, str, str, str]]:
 
 
 def _figure_3() -> list[tuple[str, str, str, str]]:
-    found = _overall(LEAD)
+    items = []
+    for rule in RULES.values():
+        ours, theirs = (_figure_3_cell(_overall(model, rule.name)) for model in (LEAD, PAPERS_MODEL))
+        items.append((f"Figure 3, amplified (plain), {rule.label}", ours, theirs, "layer_success_plots"))
+    return items
+
+
+def _figure_3_cell(found: dict) -> str:
     amplified, plain = (found["mlp_output", method.name] for method in (AMPLIFIED, PLAIN))
-    ours = (
+    return (
         f"{amplified['interpreted']} of {amplified['pairs']}, by chance {amplified['null_mean']:.1f} "
         f"({plain['interpreted']}, by chance {plain['null_mean']:.1f})"
     )
-    papers = reference_counts().groupby("method")[["interpreted", "prompts", "null_mean"]].sum()
-    amplified, plain = papers.loc[AMPLIFIED.name], papers.loc[PLAIN.name]
-    theirs = (
-        f"{amplified['interpreted']:g} of {amplified['prompts']:g}, by chance {amplified['null_mean']:.1f} "
-        f"({plain['interpreted']:g}, by chance {plain['null_mean']:.1f})"
-    )
-    return [("Figure 3, amplified (plain)", ours, theirs, "layer_success_plots")]
 
 
 def _before_context() -> list[tuple[str, str, str, str]]:
     earlier = about(LEAD, "before_context_found")["earlier"]
-    legible = earlier["mlp_output"][AMPLIFIED.name]["legible"]
-    layers = earlier["hidden_state"][AMPLIFIED.name]["layers"]
-    prompts = legible["n"]
-    mlp = f"{legible['rate'] * prompts:.0f} of {prompts} prompts, by chance {legible['null'] * prompts:.1f}"
-    hidden = f"{layers['rate']:.1f} on average, by chance {layers['null']:.1f}"
-    return [
-        ("Tables 1–2, legible in an MLP output before ℓ_c", mlp, "three examples", "before_context"),
-        ("Table 3, §4.2, legible layers earlier", hidden, "three examples", "before_context"),
-    ]
+    items = []
+    for component, where in (("mlp_output", "Tables 1–2"), ("hidden_state", "Table 3, §4.2")):
+        found = earlier[component][AMPLIFIED.name]
+        legible, layers, n = found["legible"], found["layers"]["any"], found["n"]
+        nulls = "; ".join(f"{legible[null]['null'] * n:.1f} by {NULLS[null]}" for null in NULLS)
+        ours = (
+            f"{legible['any']['rate'] * n:.0f} of {n} prompts (by chance {nulls}), {layers['rate']:.1f} layers earlier on "
+            f"average (by chance {layers['null']:.1f})"
+        )
+        items.append((f"{where}, legible in {plural(component)} before ℓ_c", ours, "three examples", "before_context"))
+    return items
+
+
+def _leading(name: str, **options) -> pd.DataFrame:
+    """Read the rows of one of the lead model's tables that are judged by the descriptions."""
+    found = table_of(LEAD, name, **options)
+    return found[found["judged by"] == DESCRIPTION.name]
 
 
 def _single() -> list[tuple[str, str, str, str]]:
-    found = table_of(LEAD, "amplification_or_tries_found")
-    single = found[(found["vector"] == "own") & (found["component"] == "mlp_output")]
-    best = single.loc[single["effect"].idxmax()]
+    found = _leading("amplification_or_tries_found")
+    rows = found[(found["vector"] == "vectors") & (found["component"] == "mlp_output") & (found["amplifier"] != 1)]
+    best = rows.loc[rows["effect"].idxmax()]
     ours = f"{best['amplifier']:g}: {_percent(best)} above chance"
     return [("§4.1, the best single α", ours, "by hand", "amplification_or_tries")]
 
 
 def _every_component() -> list[tuple[str, str, str, str]]:
-    effects = table_of(LEAD, "every_component_found", dtype={"target": str})
+    effects = _leading("every_component_found", dtype={"target": str})
     effects = effects[effects["method"] == AMPLIFIED.name].set_index(["component", "target"])
     attention, summed = effects.loc["attention_output", "same"], effects.loc["mlp_sum[1-7]", "0"]
     ours = f"{_percent(attention)}; {_percent(summed)} above chance"
@@ -359,16 +496,15 @@ def _every_component() -> list[tuple[str, str, str, str]]:
 
 
 def _elsewhere() -> list[tuple[str, str, str, str]]:
-    found = table_of(LEAD, "elsewhere_found")
-    found = found[(found["method"] == AMPLIFIED.name) & (found["category"] == "all, by others of the category")]
-    found = found.set_index("component")
-    ours = f"{_percent(found.loc['mlp_output'])}; {_percent(found.loc['hidden_state'])} above chance of their category"
+    found = _leading("elsewhere_found")
+    found = found[(found["method"] == AMPLIFIED.name) & (found["category"] == "all")].set_index("component")
+    parts = [_percent(within_category(found.loc[component].to_dict())) for component in ("mlp_output", "hidden_state")]
     what = f"{found['prompts'].max()} other entities, MLP outputs; hidden states"
-    return [(what, ours, "–", "elsewhere")]
+    return [(what, f"{'; '.join(parts)} above chance of their category", "–", "elsewhere")]
 
 
 def _stability() -> list[tuple[str, str, str, str]]:
-    runs = table_of(LEAD, "stability_found")
+    runs = _leading("stability_found")
     runs = runs[(runs["method"] == AMPLIFIED.name) & (runs["component"] == "mlp_output")]
     targets, seeds = (in_words(runs[column].nunique()) for column in ("target prompt", "seed"))
     what = f"{targets.capitalize()} target prompts × {seeds} seeds, MLP outputs"
