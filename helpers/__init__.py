@@ -50,10 +50,12 @@ _FACE = {
     "capture_batch": "engine.activations",
     "interpret": "engine.interpret",
     "run": "engine.interpret",
+    "score_texts": "engine.teacher",
     "sweep": "runs.sweep",
     "make_plan": "words.plans",
     "TargetPrompt": "words.target",
     "Sampling": "words.decoding",
+    "choose": "judging.criteria",
     "Judge": "judging.judge",
     "similarity": "judging.judge",
 }

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..words.files import results_folder
+from ..words.files import in_repository, json_of, results_folder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..words.settings import ModelSettings
+    from ..words.settings import ModelSettings, Record
 
 FILES = ("mlp_output.csv", "hidden_state.csv")
 
@@ -34,3 +34,19 @@ def evaluated_beside(settings: ModelSettings, rows: pd.DataFrame, prompts: Colle
 
     found = read_evaluations(settings.results or evaluations(folder_of(settings)), rows.attrs)
     return found[found["source prompt"].isin(prompts)]
+
+
+def is_published(settings: Record) -> bool:
+    """Tell whether `results` are readings that others have published: no JSON says what ours are made with."""
+    files = [in_repository(file) for file in settings.results]
+    return bool(files) and all(file.is_file() and not json_of(file).is_file() for file in files)
+
+
+def published(settings: Record) -> pd.DataFrame:
+    """Return published readings of MLP outputs; of a grid point that stands there twice, the first."""
+    from ..runs.results import read_results
+
+    rows = read_results(settings.results)
+    rows = rows.drop_duplicates(["component", "source prompt", "layer", "amplification value"], ignore_index=True)
+    rows.attrs["model"] = {"name": settings.model}
+    return rows.assign(**{"status": "ok", "target prompt": "", "seed": None})

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..judging.rules import RULES, rules_for
 from ..words.components import EVALUATED, GRIDS, into, title
 from ..words.decoding import PAPERS_SAMPLING
-from ..words.files import in_repository, json_of
 from ..words.methods import AMPLIFIED, PLAIN
 from ..words.plans import Plan, make_plan
 from ..words.prompts import read_categories, read_gold, read_prompts
@@ -28,7 +27,7 @@ from ..words.settings import (
     setting,
 )
 from ..words.target import TARGET_PROMPTS
-from ._evaluated import FILES, evaluated_beside
+from ._evaluated import FILES, evaluated_beside, is_published, published
 from ._publish import publish
 from ._sentences import BARS, OTHERS, in_runs, interpreted, percent, points, within_category
 
@@ -106,20 +105,9 @@ def gold(settings: Settings) -> dict[str, str]:
     return read_gold(settings.prompts, settings.num_prompts)
 
 
-def is_published(settings: Settings) -> bool:
-    """Tell whether `results` are readings that others have published: no JSON says what ours are made with."""
-    files = [in_repository(file) for file in settings.results]
-    return bool(files) and all(file.is_file() and not json_of(file).is_file() for file in files)
-
-
 def read(settings: Settings) -> pd.DataFrame:
-    """Read published readings of MLP outputs; of a grid point that stands there twice, the first."""
-    from ..runs.results import read_results
-
-    rows = read_results(settings.results)
-    rows = rows.drop_duplicates(["component", "source prompt", "layer", "amplification value"], ignore_index=True)
-    rows.attrs["model"] = {"name": settings.model}
-    return rows.assign(**{"status": "ok", "target prompt": "", "seed": None})
+    """Read published readings of MLP outputs."""
+    return published(settings)
 
 
 class Found(NamedTuple):
@@ -302,7 +290,7 @@ def figure(settings: Settings, found: Found) -> Figure:
 
     with plt.rc_context(STYLE):
         components = list(next(iter(found.gains.values())))
-        drawn, placed = panels.rules_by_components(len(found.rules), len(components), 5, 3.5, deep=2)
+        drawn, placed = panels.rows_by_components(len(found.rules), len(components), 5, 3.5, deep=2)
         for of_rule, rule in zip(placed, found.rules, strict=True):
             parts = [table[table["judged by"] == rule] for table in (found.single, found.several)]
             for (above, below), component in zip(of_rule, components, strict=True):

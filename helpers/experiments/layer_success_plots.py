@@ -169,7 +169,7 @@ def figure(settings: Settings, found: Found) -> Figure:
 
     reference, components = _papers_counts(found), found.per_layer["component"].unique()
     with plt.rc_context(STYLE):
-        drawn, placed = panels.rules_by_components(len(found.rules), len(components), 4.5, 4.4, margin=0.9)
+        drawn, placed = panels.rows_by_components(len(found.rules), len(components), 4.5, 4.4, margin=0.9)
         for of_rule, rule in zip(placed[:, :, 0], found.rules, strict=True):
             for axes, component in zip(of_rule, components, strict=True):
                 here = [

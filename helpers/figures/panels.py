@@ -83,25 +83,25 @@ def _columns(table: Table, *names: str) -> list[np.ndarray]:
 # Figures
 
 
-def rules_by_components(
-    rules: int, components: int, width: float, height: float, deep: int = 1, margin: float = 1
+def rows_by_components(
+    rows: int, components: int, width: float, height: float, deep: int = 1, margin: float = 1
 ) -> tuple[Figure, np.ndarray]:
-    """Lay out panels: a row per rule and a column per component; of a single component, a column per rule.
+    """Lay out panels in rows (one per rule, say) and a column per component; of a single component, side by side.
 
     Args:
-        rules, components: how many.
+        rows, components: how many.
         width, height: of a panel, in inches.
-        deep: panels under each other for each rule and component.
+        deep: panels under each other for each row and component.
         margin: beside and above all panels, in inches.
 
     Returns:
-        The figure and its Axes (rules, components, deep).
+        The figure and its Axes (rows, components, deep).
     """
-    rows, columns = (rules, components) if components > 1 else (1, rules)
-    size = (margin + width * columns, margin + height * deep * rows)
-    figure, axes = plt.subplots(rows * deep, columns, figsize=size, squeeze=False, layout="constrained")
-    placed = axes.reshape(rows, deep, columns).swapaxes(1, 2)  # (rows, columns, deep)
-    return figure, placed.reshape(rules, components, deep)
+    lines, columns = (rows, components) if components > 1 else (1, rows)
+    size = (margin + width * columns, margin + height * deep * lines)
+    figure, axes = plt.subplots(lines * deep, columns, figsize=size, squeeze=False, layout="constrained")
+    placed = axes.reshape(lines, deep, columns).swapaxes(1, 2)  # (lines, columns, deep)
+    return figure, placed.reshape(rows, components, deep)
 
 
 def finish(figure: Figure, caption: str, width: int | None = None) -> Figure:

@@ -1,0 +1,94 @@
+"""Choosing one reading blind: by hand on a small table, and never by what the prompt or a description says."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import InputError
+from helpers.judging.criteria import BLIND, CRITERIA, LEAST_REFERENCES, NEIGHBOURS, choose, criterion_values
+from helpers.judging.judge import Judge
+
+KINDS = ("rock band", "river in Africa", "French painter", "space film", "soft drink", "passenger ship")
+NAMES = [f"token {number}" for number in range(12)]
+
+
+def table(noise: str = "a kind of soup") -> pd.DataFrame:
+    """Two layers, three amplifiers: at 3 every token says what it is, at 1 and 6 what all say."""
+    rows = [
+        (name, -1, "mlp_output", layer, layer, amplifier, f": {KINDS[number % 6]}, x" if amplifier == 3 else f": {noise}")
+        for number, name in enumerate(NAMES)
+        for layer in (1, 2)
+        for amplifier in (1, 3, 6)
+    ]
+    columns = ["source prompt", "position", "component", "layer", "target layer", "amplification value", "result"]
+    return pd.DataFrame(rows, columns=columns).assign(status="ok")
+
+
+def test_what_every_token_says_is_not_chosen():
+    rows = table()
+    assert (choose(rows)["amplification value"] == 3).all() and len(choose(rows)) == 24
+    assert (choose(rows, "agreement_amplifiers")["amplification value"] == 1).all(), "the two that agree; the first of equals"
+
+
+def test_agreement_is_the_mean_with_the_nearest_readings_of_the_token_in_other_layers():
+    rows, judge = table(), Judge()
+    of = {text: judge.embed([text])[0] for text in (*KINDS, "a kind of soup")}
+    found = criterion_values(rows, "agreement")
+    for index in (1, 2):  # α = 3 and 6 of the first token in layer 1; three readings in layer 2
+        own = of["rock band" if index == 1 else "a kind of soup"]
+        others = [of["a kind of soup"], of["rock band"], of["a kind of soup"]]
+        assert found[index] == pytest.approx(np.mean([own @ other for other in others]), abs=1e-5)
+    contrast = criterion_values(rows, "agreement_contrast")
+    own, rest = of["rock band"], []
+    for number in range(1, 12):
+        others = [of["a kind of soup"], of[KINDS[number % 6]], of["a kind of soup"]]
+        rest.append(np.mean([own @ other for other in others]))
+    assert contrast[1] == pytest.approx(found[1] - np.mean(rest), abs=1e-5)
+
+
+def test_only_the_nearest_count():
+    many = pd.concat([table().assign(component=f"c{number}") for number in range(NEIGHBOURS)], ignore_index=True)
+    chosen = criterion_values(many, "agreement")[many["amplification value"] == 3]
+    assert chosen.min() == pytest.approx(1, abs=1e-5), "as many readings in the other layer say the same"
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_choice_is_blind(criterion):
+    """Other names for the prompts, and shuffled scores and descriptions, change no choice."""
+    rows = table().assign(score=0.1, **{"score gold": 0.2})
+    order = np.random.default_rng(0).permutation(len(NAMES))
+    other = rows.assign(
+        **{
+            "source prompt": rows["source prompt"].map(dict(zip(NAMES, [NAMES[i] for i in order], strict=True))),
+            "score": np.random.default_rng(1).random(len(rows)),
+            "score gold": np.random.default_rng(2).random(len(rows)),
+        }
+    )
+    assert choose(rows, criterion).index.equals(choose(other, criterion).index)
+    hidden = rows.drop(columns=["score", "score gold"])
+    assert choose(hidden, criterion).index.equals(choose(rows, criterion).index)
+
+
+def test_what_failed_is_never_chosen_and_helps_nobody():
+    rows = table()
+    failed = (rows["amplification value"] == 3) & (rows["layer"] == 1)
+    rows.loc[failed, ["status", "result"]] = ["nonfinite", ""]
+    chosen = choose(rows)
+    assert (chosen["status"] == "ok").all() and len(chosen) == 24
+    assert criterion_values(rows)[failed].isna().all()
+    nothing = rows.assign(status=np.where(rows["source prompt"] == NAMES[0], "error", rows["status"]))
+    assert len(choose(nothing)) == 24, "a vector without a reading keeps a row"
+
+
+def test_what_cannot_be_compared_is_refused():
+    rows = table()
+    with pytest.raises(InputError, match="criterion='magic': expected one of agreement_contrast, "):
+        choose(rows, "magic")
+    few = rows[rows["source prompt"].isin(NAMES[:LEAST_REFERENCES])]
+    with pytest.raises(InputError, match=f"at least {LEAST_REFERENCES} other tokens"):
+        choose(few, BLIND.name)
+    assert len(choose(few, "agreement")) == 2 * LEAST_REFERENCES
+    with pytest.raises(InputError, match="a single layer"):
+        choose(rows[rows["layer"] == 1], "agreement")
+    with pytest.raises(InputError, match="a single amplifier"):
+        choose(rows[rows["amplification value"] == 3], "agreement_amplifiers")
