@@ -17,10 +17,10 @@ import pandas as pd
 from helpers import ROOT
 from helpers.app.desk import Desk
 from helpers.app.server import Server
-from helpers.catalogue import DEFAULT_MODEL
-from helpers.models import load_model
-from helpers.results import describe, save_results
-from helpers.superscopes import sweep
+from helpers.models.load import load_model
+from helpers.runs.results import save_results
+from helpers.runs.sweep import describe, sweep
+from helpers.words.settings import DEFAULT_MODEL
 
 sys.path.insert(0, str(ROOT / "tests"))
 from browser import ask, browser  # noqa: E402

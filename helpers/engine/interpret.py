@@ -65,14 +65,7 @@ def interpret(
         InputError: shapes or layers that this model doesn't have.
         SameFailures: many rows in a row failed in the same way.
     """
-    if vectors.dim() != 2 or vectors.shape[1] != lm.width:
-        raise InputError("vectors", tuple(vectors.shape), f"expected shape (n, {lm.width})")
-    layers = torch.as_tensor(target_layers)
-    layers = layers.expand(len(vectors)) if layers.dim() == 0 else layers
-    if layers.shape != (len(vectors),) or not ((0 <= layers) & (layers < lm.num_layers)).all():
-        allowed = f"expected a layer of 0–{lm.num_layers - 1}, or one for each vector"
-        raise InputError("target_layers", target_layers, allowed)
-    targets = [Site("hidden_state", layer) for layer in layers.tolist()]
+    targets = sites_of(lm, vectors, target_layers, len(vectors))
     seeds = range(len(vectors)) if seeds is None else seeds
     check_batch_size(batch_size)
     prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max_new_tokens)
@@ -87,6 +80,24 @@ def interpret(
         readings, _ = writer.write(len(targets[batch]), given)
         texts += [reading.result for reading in readings]
     return texts
+
+
+def sites_of(
+    lm: LanguageModel, vectors: Tensor | None, target_layers: int | Sequence[int], rows: int
+) -> list[Site]:
+    """Check vectors and target layers as `interpret` takes them; return where each row is patched.
+
+    Raises:
+        InputError: shapes or layers that this model doesn't have.
+    """
+    if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != lm.width):
+        raise InputError("vectors", tuple(vectors.shape), f"expected shape (n, {lm.width})")
+    layers = torch.as_tensor(target_layers)
+    layers = layers.expand(rows) if layers.dim() == 0 else layers
+    if layers.shape != (rows,) or not ((0 <= layers) & (layers < lm.num_layers)).all():
+        allowed = f"expected a layer of 0–{lm.num_layers - 1}, or one for each vector"
+        raise InputError("target_layers", target_layers, allowed)
+    return [Site("hidden_state", layer) for layer in layers.tolist()]
 
 
 def run(

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Categorical
 from transformers import DynamicCache
 
 from .. import InputError
@@ -141,6 +142,36 @@ class PatchedPrompt:
         texts = torch.stack(new_tokens, 1).tolist()
         return [until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
 
+    @torch.inference_mode()
+    def log_probs_of(
+        self, texts: Sequence[Sequence[int]], vectors: Tensor, targets: Sequence[Site]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Score given continuations in one pass, each token after the true ones before it (teacher forcing).
+
+        Args:
+            texts: (rows,) lists of 1 to `max_new_tokens` token ids.
+            vectors, targets: as in `continue_from`.
+
+        Returns:
+            (rows,) log-probabilities of a row's tokens, each (tokens,) float32; (rows,) entropy in nats of the first
+            token's distribution, float32; both on the CPU.
+        """
+        rows, longest = len(texts), max(map(len, texts))
+        padded = torch.zeros(rows, longest, dtype=torch.long)  # to the right, where causal attention never looks
+        for row, tokens in enumerate(texts):
+            padded[row, : len(tokens)] = torch.tensor(tokens)
+        padded = padded.to(self.lm.device)
+        ids = torch.cat([self.tail.expand(rows, -1), padded[:, :-1]], 1)
+        with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors):
+            logits = self._logits(ids, cache, longest)
+        found = logits.gather(2, padded[..., None]).squeeze(2).float()
+        for token in range(longest):  # one at a time: a float32 copy of all logits would double the memory
+            found[:, token] -= (whole := logits[:, token].float()).logsumexp(-1)
+            if not token:
+                entropy = Categorical(logits=whole, validate_args=False).entropy().cpu()
+        found = found.cpu()
+        return [found[row, : len(tokens)] for row, tokens in enumerate(texts)], entropy
+
     @contextmanager
     def _patched(self, targets: Sequence[Site], vectors: Tensor) -> Iterator[None]:
         """Patch each row's vector in at its site, at the placeholder, which is the first token after the prefix."""
@@ -174,9 +205,13 @@ class PatchedPrompt:
 
     def _next_logits(self, ids: Tensor, cache: DynamicCache | SharedPrefixCache) -> Tensor:
         """Return (rows, vocabulary) logits after `ids` (rows, tokens), which are added to the cache."""
+        return self._logits(ids, cache, last=1)[:, -1]
+
+    def _logits(self, ids: Tensor, cache: DynamicCache | SharedPrefixCache, last: int) -> Tensor:
+        """Return (rows, last, vocabulary) logits after each of the last tokens of `ids`, which are added to the cache."""
         if not self.shares_prefix:
-            return self.lm.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-        logits = self.lm.model(ids, past_key_values=cache, logits_to_keep=1, shared_prefix=cache).logits[:, -1]
+            return self.lm.model(ids, past_key_values=cache, logits_to_keep=last).logits[:, -last:]
+        logits = self.lm.model(ids, past_key_values=cache, logits_to_keep=last, shared_prefix=cache).logits[:, -last:]
         cache.suffix_tokens += ids.shape[1]
         return logits
 

@@ -1,0 +1,94 @@
+"""How likely given texts are under given vectors: teacher forcing, many rows in one pass over the shared prefix."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import InputError
+from ..models.load import LanguageModel
+from ..words.target import TargetPrompt
+from .batches import Failures, check_batch_size, run_with_bisection
+from .interpret import sites_of
+from .prompt import PatchedPrompt
+
+MOST_TOKENS = 1024  # of a batch, which keep two CPU cores busy: a small batch has texts of one length, and no padding
+MOST_BYTES = 256 << 20  # of a batch's logits
+
+
+class TextScores(NamedTuple):
+    """How likely texts are.
+
+    Attributes:
+        log_probs: (n,) of each text, the log-probability of each of its tokens, (tokens,) float32.
+        entropy: (n,) float32, in nats, of what the model would write first.
+        log_prob: (n,) float32, the mean of each text's log-probabilities; NaN where a row failed.
+    """
+
+    log_probs: list[Tensor]
+    entropy: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        return torch.stack([found.mean() for found in self.log_probs])
+
+
+def score_texts(
+    lm: LanguageModel,
+    vectors: Tensor | None,
+    target_layers: int | Sequence[int],
+    texts: Sequence[str],
+    target_prompt: TargetPrompt | None = None,
+    batch_size: int | None = None,
+) -> TextScores:
+    """Return the log-probability of each text as the continuation of the target prompt under its vector.
+
+    Args:
+        vectors: (n, width), already amplified, as in `interpret`; None patches nothing, for a null.
+        target_layers: as in `interpret`.
+        texts: (n,) as the model would write them, with the space that they begin with; no end-of-sequence is added.
+        batch_size: rows at a time; as many as give a pass of a good size if left out.
+
+    Raises:
+        InputError: shapes or layers that this model doesn't have; a text that is empty or has no tokens; not as many
+            texts as vectors.
+    """
+    tokens = [lm.tokenizer(text, add_special_tokens=False).input_ids if isinstance(text, str) else [] for text in texts]
+    for text, found in zip(texts, tokens, strict=True):
+        if not found:
+            raise InputError("texts", text, "expected a text with at least one token")
+    if not tokens:
+        return TextScores([], torch.empty(0))
+    if vectors is not None and len(vectors) != len(tokens):
+        raise InputError("texts", len(tokens), f"expected as many as vectors, {len(vectors)}")
+    check_batch_size(batch_size)
+    targets = sites_of(lm, vectors, target_layers, len(tokens))
+    prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max(map(len, tokens)))
+    order = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]))
+    log_probs: list[Tensor] = [torch.empty(0)] * len(tokens)
+    entropy, failures = torch.full((len(tokens),), torch.nan), Failures()
+    start = 0
+    while start < len(order):
+        batch = order[start : start + (batch_size or _good_size(lm, len(tokens[order[start]])))]
+        start += len(batch)
+
+        def work(part: slice, batch=batch) -> tuple[list[Tensor], Tensor]:
+            rows = batch[part]
+            of = [targets[row] for row in rows]
+            given = torch.stack([prompt.placeholder_states[site] for site in of]) if vectors is None else vectors[rows]
+            return prompt.log_probs_of([tokens[row] for row in rows], given, of)
+
+        for part, result, error in run_with_bisection(work, len(batch), lm.device, failures):
+            rows = batch[part]
+            found = ([torch.full((len(tokens[rows[0]]),), torch.nan)], torch.nan) if error else result
+            entropy[rows] = found[1]
+            for row, scores in zip(rows, found[0], strict=True):
+                log_probs[row] = scores
+    return TextScores(log_probs, entropy)
+
+
+def _good_size(lm: LanguageModel, tokens: int) -> int:
+    """Return how many rows of so many tokens make a good pass."""
+    most = min(MOST_TOKENS, MOST_BYTES // (4 * lm.config.get_text_config().vocab_size))
+    return max(1, most // tokens)
