@@ -14,7 +14,9 @@ from ..experiments import EXPERIMENTS
 from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
 from ..experiments.model_sizes import AS_DEEP, EARLY
+from ..experiments.which_amplifier import ABOUT, BEST, FIXED
 from ..judging.chance import NULLS
+from ..judging.criteria import BLIND as CRITERION
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..models.catalogue import CATALOGUE
 from ..words.components import EVALUATED, plural
@@ -323,6 +325,29 @@ def _rate(row: Mapping[str, float]) -> str:
 
 
 @number
+def blind() -> str:
+    """Lay out what one reading chosen blind gives, beside one plain one, one fixed α and the best, which sees the answer."""
+    rows, shares, beats = [], {name: [] for name in EVALUATED}, {name: [] for name in EVALUATED}
+    for model in (*CATALOGUE, PAPERS_MODEL):
+        kept = pd.DataFrame(about(model, "which_amplifier")["kept"])
+        table = table_of(model, "which_amplifier")
+        for row in kept[kept["judged by"] == DESCRIPTION.name].to_dict("records"):
+            of = table[(table[list(ABOUT)] == [row[name] for name in ABOUT]).all(axis=1)].set_index("choice")
+            who = f"{model}, {of['prompts'].iloc[0]} {row['set']}, {plural(row['component'])}"
+            cells = [_in_points(of.loc[name]) for name in (PLAIN.name, FIXED, CRITERION.name, BEST)]
+            rows.append([who, *cells, f"{100 * row['share']:.0f} %" if row["share"] == row["share"] else ""])
+            shares[row["component"]].append(row["share"])
+            beats[row["component"]].append(of.loc[CRITERION.name, "effect"] > of.loc[PLAIN.name, "effect"])
+    said = " ".join(
+        f"Of {plural(name)} the blind reading has more than one plain reading in {sum(beats[name])} of {len(beats[name])} "
+        f"lines, and half of the time at least {100 * pd.Series(shares[name]).median():.0f} % of the best of all."
+        for name in EVALUATED
+    )
+    header = ["", "one plain", "one fixed α", "one chosen blind", "the best of all, which sees the answer", "blind / best"]
+    return f"{rows_of(header, rows)}\n\n{said}"
+
+
+@number
 def context() -> str:
     """Lay out in how many prompts each model's readings are legible before ℓ_c, beside three kinds of chance."""
     rows = []
@@ -574,6 +599,15 @@ def speed() -> str:
         f"transformers' own batches, and {plain} for the plain way in bfloat16; {texts.split(' of ')[1]} texts can't tell "
         f"these apart."
     )
+
+
+@number
+def teacher() -> str:
+    """Say how fast given texts are scored."""
+    table = measured("teacher").set_index("way")["times reading"]
+    lengths = (1, 2, 3, 5, 10)
+    times = listed([f"{table[f'scoring texts of {length} tokens']:.1f}" for length in lengths])
+    return f"texts of {listed([str(length) for length in lengths])} tokens at {times} times the rows per second of reading"
 
 
 @number
