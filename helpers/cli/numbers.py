@@ -340,7 +340,7 @@ def blind() -> str:
             beats[row["component"]].append(of.loc[CRITERION.name, "effect"] > of.loc[PLAIN.name, "effect"])
     said = " ".join(
         f"Of {plural(name)} the blind reading has more than one plain reading in {sum(beats[name])} of {len(beats[name])} "
-        f"lines, and half of the time at least {100 * pd.Series(shares[name]).median():.0f} % of the best of all."
+        f"lines, and a median of {100 * pd.Series(shares[name]).median():.0f} % of the effect of the best of all."
         for name in EVALUATED
     )
     header = ["", "one plain", "one fixed α", "one chosen blind", "the best of all, which sees the answer", "blind / best"]
