@@ -29,9 +29,9 @@ def test_golden_rows(lm):
     how = "a new version of the method: make its golden rows with `python -m tests.engine.test_golden`"
     assert METHOD_VERSION == 2, how
     for column in ROW_COLUMNS:
-        if column.startswith("score") or column == "rho":  # rounded: the last digit may differ between processors
+        if column.startswith("score") or column == "rho":  # rounded; the last digits may differ between processors
             close = (rows[column] - pd.to_numeric(expected[column])).abs().fillna(0)
-            assert (close <= 2e-3 * expected[column].abs() if column == "rho" else close <= 2e-6).all(), column
+            assert (close <= 2e-3 * expected[column].abs() if column == "rho" else close <= 1e-5).all(), column
         elif column != "seed":
             assert rows[column].tolist() == expected[column].tolist(), column
 
