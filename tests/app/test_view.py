@@ -104,7 +104,7 @@ def test_counts_stand_beside_chance(job):
 
 def test_a_new_method_has_its_column_and_its_count(job, monkeypatch):
     strongest = AMPLIFIED._replace(
-        name="Strongest", one="strongest", choose=lambda rows: rows["amplification value"] == 9
+        name="Strongest", adjective="strongest", choose=lambda rows: rows["amplification value"] == 9
     )
     monkeypatch.setitem(METHODS, strongest.name, strongest)
     page = view.table(job, 5)
