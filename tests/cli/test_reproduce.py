@@ -149,7 +149,7 @@ def test_the_whole_paper_on_a_model_that_knows_nothing(tiny_folder, tmp_path, ca
     assert (tmp_path / "layer_success.pdf").read_bytes().startswith(b"%PDF")
     for name in names("paper"):
         assert (tmp_path / f"{name}.png").stat().st_size < 300 << 10
-        found = tmp_path / ("effect_and_scoring.json" if name == "effect_and_scoring" else f"{name}_found.json")
+        found = tmp_path / (f"{name}_found.json" if EXPERIMENTS[name].TABLE else f"{name}.json")
         assert json.loads(found.read_text())["verdict"]
     effects = pd.read_csv(tmp_path / "every_component_found.csv")
     assert (effects["p_holm"] > 0.01).mean() > 0.8

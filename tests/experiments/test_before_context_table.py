@@ -15,7 +15,7 @@ from helpers import ROOT
 from helpers.judging.judge import Judge
 
 MODEL, THRESHOLD, DEEPEST = "qwen2.5-coder-1.5b", 0.3, 7
-GRIDS = {"mlp_output": {1, 3, 6, 9, 12, 15}, "hidden_state": {1, 1.5, 2, 3, 4, 6}}
+GRIDS = {"mlp_output": {1, 3, 6, 9, 12, 15}, "hidden_state": {1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6}}
 SMALL = (
     "a an and are as at be been but by for from in is it its of on or that the these this those to was were with".split()
 )
