@@ -397,7 +397,7 @@ def check() -> str:
             f"{page['by_chance']['mean']:.1f} (to {page['by_chance']['high']})",
             f"{layers_above_chance(counted)} of 0–{counted['layer'].max()}",
             f"{best['interpreted']}, layer {best['layer']}",
-            f"{best['null_mean']:.1f} (to {most})",
+            f"{best['null_mean']:.1f} (to {most:g})",
         ])  # fmt: skip
     of = f"of {len(page['named'])}"
     header = ["", f"described, {of}", "by chance", "layers read above chance", f"most read, {of}", "by chance"]

@@ -155,7 +155,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
         ),
         (
             f"Plain Patchscopes (α = 1, into layer 0) reads more hidden states than by chance (at most "
-            f"{counts['null_high'].max()}, in any layer) in {where}; most in layer "
+            f"{counts['null_high'].max():g}, in any layer) in {where}; most in layer "
             f"{best['layer']}: {best['interpreted']} of {n} (by chance {best['null_mean']:.1f} on average)."
         ),
         (
