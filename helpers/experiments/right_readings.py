@@ -1,4 +1,4 @@
-"""Which rule tells a right reading? Judged by hand, and by similarity."""
+"""Which rule tells a right reading? Judged one by one, and by similarity."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _check_grade(parameter: str, value: object) -> int:
 class Settings(ResultSettings):
     """The parameters of the notebook."""
 
-    graded: FilePath = setting("data/hand_judged.csv", "readings with the grades that they were given by hand")
+    graded: FilePath = setting("data/graded_readings.csv", "readings with the grades that two readers gave them")
     prompts: FilePath = PROMPTS
     right_from: Annotated[int, Form(_check_grade, int)] = setting(RIGHT, "the lowest grade that counts as right")
     threshold: Cosine = THRESHOLD
@@ -239,7 +239,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
 def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     return (
-        f"{len(found.graded)} readings of {', '.join(found.graded['model'].unique())}, graded by hand; right: grade "
+        f"{len(found.graded)} readings of {', '.join(found.graded['model'].unique())}, graded one by one; right: grade "
         f"{settings.right_from} or more, it says at least what kind of thing the entity is. Weighted back to all readings of the "
         f"evaluations. Left: precision (filled) and recall (open) at a similarity above {settings.threshold:g}; bars: 95 % "
         "intervals over prompts. Right: whole texts, as the threshold moves; the mark is the threshold."

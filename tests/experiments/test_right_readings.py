@@ -9,7 +9,7 @@ from helpers.experiments import right_readings
 from helpers.judging.judge import similarity
 from helpers.words.prompts import read_gold
 
-GRADED = pd.read_csv(ROOT / "data/hand_judged.csv", keep_default_na=False)
+GRADED = pd.read_csv(ROOT / "data/graded_readings.csv", keep_default_na=False)
 
 
 def test_precision_and_recall_are_weighted_counts():
