@@ -211,8 +211,8 @@ def beside_chance(
         readers: (n,) bool, the prompts whose readings count; all that have others if left out.
 
     Returns:
-        All empty (NaN) where no reader has others. rate, null: real and by chance; null_low, null_high: 95 % of all rotations of the prompts, or of random pairings
-        within groups; effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a
+        All empty (NaN) where no reader has others. rate, null: real and by chance; null_low, null_high: 95 % of all
+        rotations of the prompts, or of random pairings within groups; effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a
         prompt's layers count together, and it counts as a judge, too); p_value that it makes no difference whose
         prompt judges a reading (permutations); prompts, the number of readers.
     """

@@ -1,6 +1,6 @@
 """By what a reading is judged: the entity's true description, where it is known; and the prompt, as in the paper.
 
-Against graded readings, similarity to the description tells a right reading far better (the experiment `right_readings`), so it leads.
+Similarity to the description tells a right reading far better, as graded readings show (`right_readings`), so it leads.
 """
 
 from collections.abc import Iterable, Mapping
