@@ -32,6 +32,10 @@ TABLE = ""
 NEEDS = (*FILES, OTHER_ENTITIES)
 
 BOTH = "both"  # components together
+NOTHING = (
+    "No confidence could be fitted: that needs entities of two categories, and some dozens of right and of wrong "
+    "readings. What this model writes stays uncalibrated."
+)
 RESAMPLES = 1000  # of the entities, for an interval
 HELD_OUT = {  # set -> why its confidence is no hindsight
     "entities": "fitted on the other categories",
@@ -68,7 +72,7 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
         "prompts", "entities" -> rows with the columns of `evidence.EVIDENCE` and `confidence`.
 
     Raises:
-        InputError: no readings of the entities; a single category; or as `runs.evidence.evidence_for`.
+        InputError: no readings of the entities, or as `runs.evidence.evidence_for`.
     """
     import pandas as pd
 
@@ -82,8 +86,6 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     if "entities" not in rows:
         raise InputError("entities", settings.entities, "none of them was read yet; run elsewhere first")
     kinds = rows["entities"]["source prompt"].map(categories)
-    if kinds.nunique() < 2:
-        raise InputError("entities", settings.entities, "fitting needs entities of at least two categories")
     whole = pd.concat(rows.values(), ignore_index=True)
     told = evidence_for(readings, whole, references, readings.bar).drop(columns="id")
     rows = {
@@ -165,10 +167,10 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
             part = best if component == BOTH else best[best["component"] == component]
             lines.append({"set": name, "component": component} | _numbers(part))
             diagrams[name, component] = reliability(part["confidence"], part["right"])
-    if not chosen:
-        raise InputError("model", settings.model, "too few right readings of the entities to fit a confidence on")
-    model = next(iter(rows.values())).attrs["model"]["name"]
-    return Found(model, sets, pd.concat(chosen, ignore_index=True), pd.DataFrame(lines), diagrams)
+    model, nothing = next(iter(rows.values())).attrs["model"]["name"], next(iter(rows.values()))[:0]
+    nothing = nothing.assign(set="", right=False, believed=False, chance=0.0)
+    whole = pd.concat(chosen, ignore_index=True) if chosen else nothing
+    return Found(model, sets, whole, pd.DataFrame(lines), diagrams)
 
 
 def _by_chance(rows: pd.DataFrame, descriptions: Mapping[str, str], judge: Judge) -> np.ndarray:
@@ -223,7 +225,7 @@ def _one_hot(values: pd.Series) -> np.ndarray:
 
 def sentences(settings: Settings, found: Found) -> list[str]:
     """Say, per set and component, how well the confidence tells right from wrong, and what the believed are worth."""
-    said = []
+    said = [] if found.sets else [NOTHING]
     for row in found.table.to_dict("records"):
         of = "both components" if row["component"] == BOTH else title(row["component"])
         good = f"{row['right of the believed'] * 100:.0f} %" if row["believed"] else "none"
@@ -246,6 +248,8 @@ def _with_interval(row: Mapping[str, float], name: str, form: str) -> str:
 
 def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
+    if not found.sets:
+        return f"{found.model}. {NOTHING}"
     sets = "; ".join(
         f"{count} {name}, source layers {layers}, {HELD_OUT[name]}" for name, (count, layers) in found.sets.items()
     )
@@ -265,6 +269,8 @@ def figure(settings: Settings, found: Found) -> Figure:
     from ..figures.style import STYLE
 
     with plt.rc_context(STYLE):
+        if not found.sets:
+            return panels.finish(plt.figure(figsize=(8, 1), layout="constrained"), caption(settings, found))
         drawn, rows = plt.subplots(
             2, len(found.sets), figsize=(5.4 * len(found.sets), 7), height_ratios=(3, 1), squeeze=False, sharex=True,
             layout="constrained",

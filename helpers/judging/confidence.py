@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 
 from .. import InputError
 from ..words.files import write_atomically
@@ -138,9 +139,10 @@ def _calibrated(ranked: Fitted, best: pd.DataFrame) -> Fitted:
     """Return a regression with the same order, whose probabilities are those of the best reading of a vector."""
     if best["right"].nunique() < 2:
         return ranked
-    again = _regression(ranked.log_odds(best)[:, None], best["right"])
-    slope = max(again.weights[0] / again.scale[0], 1e-3)  # the order stays
-    shift = again.intercept - again.mean[0] * slope
+    odds, share = ranked.log_odds(best), best["right"].mean()
+    again = _regression(odds[:, None], best["right"])
+    slope = float(np.clip(again.weights[0] / again.scale[0], 1e-3, 1))  # the order stays, and nothing gets surer
+    shift = brentq(lambda by: probability(slope * odds + by).mean() - share, -60, 60)
     return ranked._replace(
         weights=[slope * weight for weight in ranked.weights], intercept=slope * ranked.intercept + shift
     )

@@ -116,6 +116,7 @@ def _gathered(
     work.parent.mkdir(parents=True, exist_ok=True)
     drawn = bar(len(rows), "evidence", 0) if bar else None
     with stops() as stopped_by, open(work, "a", encoding="utf-8") as file:
+        file.write("\n" if file.tell() else "")  # after a line that was torn
         for start in range(0, len(rows), AT_A_TIME):
             part = rows[start : start + AT_A_TIME]
             found = witness.of(part)
