@@ -115,7 +115,8 @@ def _told(column: str, sign: int = 1) -> Callable[[Readings], np.ndarray]:
 def _mean_rank(readings: Readings) -> np.ndarray:
     """Return the mean of a reading's ranks among those of its vector, from 0 to 1, over what the model told."""
     values = pd.DataFrame({name: _RANKED[name] * readings.told[name] for name in _RANKED})
-    return values[readings.ok].groupby(readings.cell[readings.ok]).rank(pct=True).mean(1).reindex(values.index).to_numpy()
+    ranks = values[readings.ok].groupby(readings.cell[readings.ok]).rank(pct=True)
+    return ranks.mean(axis=1).reindex(values.index).to_numpy()
 
 
 _RANKED = {"entropy": -1, "pmi": 1, "round_trip": 1}  # and which way is better

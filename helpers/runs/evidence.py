@@ -71,7 +71,9 @@ def with_evidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     if "id" not in rows or not (folder / FILE).is_file():
         return kept.assign(**dict.fromkeys(EVIDENCE, float("nan")))
     table = pd.read_csv(folder / FILE, dtype={"id": "str"}).set_index("id")
-    return kept.join(table, on="id")
+    found = kept.join(table, on="id")
+    found.attrs = rows.attrs
+    return found
 
 
 def _head(readings: Readings, references: Sequence[str]) -> dict:

@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from helpers import InputError
-from helpers.judging.criteria import BLIND, CRITERIA, LEAST_REFERENCES, NEIGHBOURS, choose, criterion_values
+from helpers.judging.criteria import (
+    BLIND,
+    CRITERIA,
+    LEAST_REFERENCES,
+    NEIGHBOURS,
+    choose,
+    criteria_of,
+    criterion_values,
+)
 from helpers.judging.judge import Judge
 
 KINDS = ("rock band", "river in Africa", "French painter", "space film", "soft drink", "passenger ship")
@@ -22,6 +30,24 @@ def table(noise: str = "a kind of soup") -> pd.DataFrame:
     ]
     columns = ["source prompt", "position", "component", "layer", "target layer", "amplification value", "result"]
     return pd.DataFrame(rows, columns=columns).assign(status="ok")
+
+
+def with_evidence(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a model may have told: of the right readings more, but for one number that is missing."""
+    right = rows["amplification value"] == 3
+    told = {name: np.where(right, 1.0, 0.0) for name in ("item_log_prob", "pmi", "round_trip", "confidence")}
+    rows = rows.assign(entropy=np.where(right, 0.5, 2.0), **told)
+    rows.loc[0, ["entropy", *told]] = np.nan
+    return rows
+
+
+@pytest.mark.parametrize("criterion", [name for name, one in CRITERIA.items() if one.needs])
+def test_what_the_model_told_is_followed(criterion):
+    rows = with_evidence(table())
+    assert (choose(rows, criterion)["amplification value"] == 3).all()
+    assert criterion in criteria_of(rows) and criterion not in criteria_of(table())
+    with pytest.raises(InputError, match=f"{criterion} needs these columns: run how_sure for this model first"):
+        choose(table(), criterion)
 
 
 def test_what_every_token_says_is_not_chosen():
@@ -55,7 +81,7 @@ def test_only_the_nearest_count():
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_choice_is_blind(criterion):
     """Other names for the prompts, and shuffled scores and descriptions, change no choice."""
-    rows = table().assign(score=0.1, **{"score gold": 0.2})
+    rows = with_evidence(table()).assign(score=0.1, **{"score gold": 0.2})
     order = np.random.default_rng(0).permutation(len(NAMES))
     other = rows.assign(
         **{

@@ -1,0 +1,131 @@
+"""One reading per vector with its confidence: from stored readings and evidence to the figure."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import InputError
+from helpers.experiments import how_sure
+from helpers.experiments import which_amplifier as which
+from helpers.judging.confidence import FILE, Confidence
+from helpers.judging.evidence import EVIDENCE
+from helpers.judging.score import score
+from helpers.runs import evidence
+from helpers.runs.readings import Readings
+from helpers.runs.results import read_results, save_results
+from helpers.words.prompts import read_gold, read_prompts
+
+PROMPTS = read_prompts("data/prompts.csv")[::3]
+ENTITIES = read_prompts("data/entities.csv")[::4]
+GOLD = read_gold("data/prompts.csv") | read_gold("data/entities.csv")
+COMPONENTS = {"mlp_output": (1, 3, 6), "hidden_state": (1, 1.5, 2)}
+
+
+def made(prompts, component) -> pd.DataFrame:
+    """Readings in two layers: a fifth of the vectors is read right at one amplifier, the rest says soup."""
+    rng, lines = np.random.default_rng(len(prompts)), []
+    for prompt in prompts:
+        for layer in (2, 5):
+            right = rng.integers(3) if rng.random() < 0.6 else -1
+            for number, amplifier in enumerate(COMPONENTS[component]):
+                says = GOLD[prompt] if number == right else "a kind of soup"
+                lines.append((prompt, layer, float(amplifier), f": {says}, x", component, f"{prompt} {component} {layer} {number}"))
+    columns = ["source prompt", "layer", "amplification value", "result", "component", "id"]
+    rows = pd.DataFrame(lines, columns=columns).assign(token="x", position=0, status="ok", message="", seed=pd.NA)
+    rows = rows.assign(**{"target layer": rows["layer"], "target prompt": "paper", "rho": 1.0})
+    return score(rows, gold=GOLD)
+
+
+def told(rows) -> pd.DataFrame:
+    """Evidence that knows which readings are right, most of the time."""
+    rng = np.random.default_rng(5)
+    right = ~rows["result"].str.contains("soup").to_numpy()
+    values = {name: right * (2.5 if name in ("pmi", "round_trip") else 0) + rng.normal(size=len(rows)) for name in EVIDENCE}
+    return pd.DataFrame({"id": rows["id"], **values}).round(4)
+
+
+@pytest.fixture
+def stored(tmp_path, tiny_folder):
+    """A folder of results of the small model: both evaluations, other entities, and their evidence."""
+    settings = how_sure.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)})
+    readings = Readings(settings, bar=None)
+    head = evidence._head(readings, read_prompts(settings.references))
+    for component in COMPONENTS:
+        rows = made(PROMPTS, component)
+        rows.attrs = {"model": head["model"]}
+        save_results(rows, tmp_path / f"{component}.csv")
+    rows = pd.concat([made(ENTITIES, component) for component in COMPONENTS])
+    rows.attrs = {"model": head["model"]}
+    save_results(rows, tmp_path / "elsewhere.csv.gz")
+    whole = read_results([*(tmp_path / f"{component}.csv" for component in COMPONENTS), tmp_path / "elsewhere.csv.gz"])
+    table = told(whole)
+    table.attrs = head
+    save_results(table, tmp_path / evidence.FILE)
+    return readings
+
+
+def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_path):
+    monkeypatch.setattr("helpers.models.load.load_model", lambda *_, **__: pytest.fail("its evidence is there"))
+    settings, rows = stored.settings, how_sure.gather(stored)
+    found = how_sure.tables(settings, rows)
+    assert found.sets == {"entities": (len(ENTITIES), "2, 5"), "prompts": (16, "2, 5")}
+    assert len(found.chosen) == (len(ENTITIES) + 16) * 2 * 2
+    for row in found.table[found.table["component"] == how_sure.BOTH].to_dict("records"):
+        assert row["auroc low"] < row["auroc"] < row["auroc high"] and row["auroc"] > 0.85
+        assert row["error low"] <= row["error"] < 0.2
+        assert row["right of the believed"] > 0.85 > 0.3 > row["right of the believed by chance"]
+        assert row["right"] == pytest.approx(row["promised"], abs=0.15) and row["right"] > 0.5
+    said = how_sure.sentences(settings, found)
+    assert len(said) == 6 and "readings are believed, of these" in said[0] and "AUROC 0." in said[0]
+    drawn = how_sure.figure(settings, found)
+    assert len(drawn.axes) == 4 and "fitted on the other categories" in how_sure.caption(settings, found)
+    how_sure.save(settings, found, drawn, tmp_path)
+    table = pd.read_csv(tmp_path / "how_sure.csv")
+    assert {"confidence", "believed", "right", "id"} <= {*table} and len(table) == len(found.chosen)
+    assert (table["believed"] == (table["confidence"] >= 0.5)).mean() > 0.99
+    kept = json.loads((tmp_path / FILE).read_text())
+    assert kept["model"]["fingerprint"] == stored.card.source.fingerprint() and kept["about"]["entities"] == len(ENTITIES)
+
+
+def test_the_confidence_of_an_entity_never_saw_its_category(stored):
+    """The stored fit is for others; an entity's own number comes from a fit without its category."""
+    rows = how_sure.gather(stored)
+    kept = Confidence.load(stored.folder / FILE)
+    assert np.allclose(kept.of(rows["prompts"]), rows["prompts"]["confidence"])
+    assert not np.allclose(kept.of(rows["entities"]), rows["entities"]["confidence"], atol=1e-4)
+
+
+def test_which_amplifier_chooses_by_it(stored):
+    how_sure.gather(stored)
+    settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)})
+    found = which.tables(settings, which.read(settings))
+    assert found.blind == "confidence" and set(which.CHOICES) == set(found.table["choice"])
+    of = found.table[(found.table["judged by"] == "description") & (found.table["set"] == "entities")]
+    of = of.set_index(["component", "choice"])["effect"]
+    for component in COMPONENTS:
+        assert of[component, "confidence"] > 0.8 * of[component, which.BEST] > of[component, which.FIXED]
+        assert of[component, "pmi"] > of[component, "entropy"], "which is noise here"
+
+
+def test_without_a_fit_it_says_so(stored, tmp_path):
+    rows = read_results(tmp_path / "elsewhere.csv.gz")
+    attrs = {"model": json.loads((tmp_path / "elsewhere.json").read_text())["model"]}
+    few = rows[rows["source prompt"].isin(ENTITIES[:4])]
+    few.attrs = attrs
+    save_results(few.drop(columns="first item"), tmp_path / "elsewhere.csv.gz")
+    found = how_sure.tables(stored.settings, how_sure.gather(stored))
+    assert found.sets == {} and how_sure.sentences(stored.settings, found) == [how_sure.NOTHING]
+    drawn = how_sure.figure(stored.settings, found)
+    how_sure.save(stored.settings, found, drawn, tmp_path)
+    assert "stays uncalibrated" in how_sure.caption(stored.settings, found)
+    settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)})
+    chosen = set(which.tables(settings, which.read(settings)).table["choice"])
+    assert "confidence" not in chosen and "mean_rank" in chosen, "the evidence is there all the same"
+
+
+def test_without_entities_it_is_refused(stored, tmp_path):
+    (tmp_path / "elsewhere.csv.gz").unlink()
+    with pytest.raises(InputError, match="none of them was read yet; run elsewhere first"):
+        how_sure.gather(stored)
