@@ -26,22 +26,25 @@ LEAST_ROWS = 50  # readings of a component to fit on, and of both kinds
 
 
 class Fitted(NamedTuple):
-    """A logistic regression: the probability of a reading whose evidence is x is 1 / (1 + exp(−w·(x − mean)/scale − b)).
+    """A logistic regression on evidence x: the log-odds that a reading is right are w·z + u·z² + b, z = (x − mean)/scale.
+
+    The squares are there since a number can be too good: what is written after every vector is written very surely.
 
     Attributes:
-        mean, scale, weights: of each of EVIDENCE.
+        mean, scale, weights, of_squares: of each of EVIDENCE.
         intercept: b.
     """
 
     mean: list[float]
     scale: list[float]
     weights: list[float]
+    of_squares: list[float]
     intercept: float
 
     def log_odds(self, rows: pd.DataFrame) -> np.ndarray:
         """Return the logarithm of the odds of each reading, (n,); NaN where evidence is missing."""
         standard = (rows[list(EVIDENCE)].to_numpy(float) - self.mean) / self.scale
-        return standard @ np.array(self.weights) + self.intercept
+        return standard @ np.array(self.weights) + standard**2 @ np.array(self.of_squares) + self.intercept
 
 
 class Confidence(NamedTuple):
@@ -131,20 +134,26 @@ def _regression(values: np.ndarray, right: pd.Series) -> Fitted:
 
     mean, scale = values.mean(0), values.std(0)
     scale[scale == 0] = 1.0
-    model = LogisticRegression().fit((values - mean) / scale, right)
-    return Fitted(mean.tolist(), scale.tolist(), model.coef_[0].tolist(), float(model.intercept_[0]))
+    standard = (values - mean) / scale
+    model = LogisticRegression(max_iter=1000).fit(np.hstack([standard, standard**2]), right)
+    weights, of_squares = np.split(model.coef_[0], 2)
+    return Fitted(mean.tolist(), scale.tolist(), weights.tolist(), of_squares.tolist(), float(model.intercept_[0]))
 
 
 def _calibrated(ranked: Fitted, best: pd.DataFrame) -> Fitted:
     """Return a regression with the same order, whose probabilities are those of the best reading of a vector."""
+    from sklearn.linear_model import LogisticRegression
+
     if best["right"].nunique() < 2:
         return ranked
     odds, share = ranked.log_odds(best), best["right"].mean()
-    again = _regression(odds[:, None], best["right"])
-    slope = float(np.clip(again.weights[0] / again.scale[0], 1e-3, 1))  # the order stays, and nothing gets surer
+    again = LogisticRegression().fit(odds[:, None], best["right"])
+    slope = float(np.clip(again.coef_[0, 0], 1e-3, 1))  # the order stays, and nothing gets surer
     shift = brentq(lambda by: probability(slope * odds + by).mean() - share, -60, 60)
     return ranked._replace(
-        weights=[slope * weight for weight in ranked.weights], intercept=slope * ranked.intercept + shift
+        weights=[slope * weight for weight in ranked.weights],
+        of_squares=[slope * weight for weight in ranked.of_squares],
+        intercept=slope * ranked.intercept + shift,
     )
 
 
