@@ -48,7 +48,7 @@ class LabelScores(NamedTuple):
 
     @property
     def as_probable(self) -> Tensor:
-        """Return (n, labels), the share of references under which a label is at least as probable as under the vector."""
+        """Return (n, labels), the share of references under which a label is at least as probable."""
         every, own = self.of_references.softmax(-1), self.probability[:, None]
         there = every.isfinite() & own.isfinite()
         return torch.where(there.any(1), ((every >= own) & there).sum(1) / there.sum(1), torch.nan)
@@ -65,8 +65,8 @@ def score_labels(
 ) -> LabelScores:
     """Return the probability of each label under each vector, less its prior with nothing patched, and by chance.
 
-    A label is scored as the target prompt goes on with it (`words.labels.continuations`): after the paper's, a list that
-    ends with its placeholder, "band" is scored as ": band".
+    A label is scored as the target prompt goes on with it (`words.labels.continuations`): after the paper's, a list
+    that ends with its placeholder, "band" is scored as ": band".
 
     Args:
         vectors: (n, width), already amplified, as in `interpret`.
@@ -153,7 +153,8 @@ class LabelScorer:
         self.labels = tuple(labels)
         self.continuations: list[Continuation] = continuations(lm, target_prompt, labels)
         longest = max(len(one.tokens) for one in self.continuations)
-        if not (prompt and longest <= prompt.max_new_tokens and prompt.is_for(lm, target_prompt, prompt.max_new_tokens)):
+        has_room = prompt and prompt.max_new_tokens >= longest
+        if not (has_room and prompt.is_for(lm, target_prompt, prompt.max_new_tokens)):
             prompt = PatchedPrompt(lm, target_prompt, longest)
         self.prompt = prompt
         self._heads = _heads([one.tokens for one in self.continuations])

@@ -133,9 +133,11 @@ class LabelSettings(ModelSettings):
 
     prompt: Text = setting("Diana, Princess of Wales", "what the vectors are taken from")
     labels: Annotated[tuple[str, ...], Form(check_labels, read_labels)] = setting(
-        ("band", "person", "country", "food"), 'what they may be, separated by commas; "a, b" in double quotes is one label'
+        ("band", "person", "country", "food"), 'what they may be, with commas between; "a, b" in double quotes is one'
     )
-    component: Annotated[str, Form(_check_component)] = setting("hidden_state", f"which vector: {', '.join(COMPONENTS)}")
+    component: Annotated[str, Form(_check_component)] = setting(
+        "hidden_state", f"which vector: {', '.join(COMPONENTS)}"
+    )
     layers: Layers = setting("1-7", 'source layers, like "1-7", "1-3,9" or "all"')
     amplifiers: Amplifiers = setting((1, 2), "numbers and ranges, like 1,1.5,2:6:0.5; 1 is plain Patchscopes")
     token: Tokens = setting(-1, "the inspected token: an index, negative from the end, or its text")
@@ -149,10 +151,10 @@ class LabelSettings(ModelSettings):
     def plan(self) -> Plan:
         """Return which vectors are asked for; the model isn't needed."""
         target = EVALUATED.get(self.component, "same") if self.target_layer == "" else self.target_layer
+        asks = TargetPrompt.of_text(self.target_prompt)
         return make_plan(
-            self.prompt, self.component, self.layers, self.amplifiers, self.token, target, TargetPrompt.of_text(self.target_prompt),
-            max_new_tokens=1,
-        )  # fmt: skip
+            self.prompt, self.component, self.layers, self.amplifiers, self.token, target, asks, max_new_tokens=1
+        )
 
     def references(self) -> list[str]:
         """Read the prompts whose vectors chance is made of."""
