@@ -2,9 +2,7 @@
 
 import secrets
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -53,7 +51,7 @@ class Question(Request):
     items: list[Item]
     labels: tuple[str, ...]
     tokens: list[str]
-    readings: Mapping[str, Scored] = MappingProxyType({})  # none of its own
+    readings: dict[str, Scored] = field(default_factory=dict)  # none of its own
 
 
 @dataclass(eq=False)
