@@ -92,7 +92,7 @@ def test_a_table_fits_its_terminal():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([PROMPT], "Missing argument 'LABELS'"),
+        ([], "Missing argument 'LABELS'"),
         ([PROMPT, "person"], "labels=['person']: expected 2 to 50 labels"),
         ([PROMPT, "person, Person"], "labels='Person': given twice"),
         (["", LABELS], "prompt='': expected a text"),
@@ -104,8 +104,8 @@ def test_a_table_fits_its_terminal():
         ([PROMPT, LABELS, "--out", "labels.txt"], "--out='labels.txt': expected the name of a CSV file"),
         ([PROMPT, LABELS, "prompts=FILE"], "prompts='9 other prompts': chance needs at least 10"),
         ([PROMPT, LABELS, "--layers", "99"], "layers=99: this model has layers 0–2"),
-        ([PROMPT, LABELS, "--token", "London"], "token='London': is not in"),
-        ([PROMPT, "band, " + "word " * 38], "labels='word word"),
+        ([PROMPT, LABELS, "--token", "London", "layers=1"], "token='London': is not in"),
+        ([PROMPT, "band, " + "word " * 38, "layers=1"], "labels='word word"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_before_the_weights_load(arguments, words, tiny_folder, tmp_path, capsys, monkeypatch):
