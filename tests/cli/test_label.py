@@ -59,6 +59,20 @@ def test_settings_can_be_options_or_not(tiny_folder, capsys):
     assert "token 'Princess': MLP outputs into the same layer" in capsys.readouterr().out
 
 
+def test_a_vector_that_fails_and_a_stop_have_their_exit_codes(rows, tiny_folder, capsys, monkeypatch):
+    options = [f"model={tiny_folder}", "layers=1"]
+    bad = rows.copy()
+    bad.loc[0, "probability"] = float("nan")
+    monkeypatch.setattr("helpers.runs.labels.label_as_asked", lambda *_: bad)
+    assert main(["label", PROMPT, LABELS, *options]) == 3 and "– (" in capsys.readouterr().out
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("helpers.runs.labels.label_as_asked", stop)
+    assert main(["label", PROMPT, LABELS, *options]) == 130 and "Stopped; nothing is kept." in capsys.readouterr().err
+
+
 def table(*probabilities: float, chance: float = 0.4) -> pd.DataFrame:
     labels = ["person", "country", "band"][: len(probabilities)]
     vector = {"source prompt": "S", "token": " x", "component": "hidden_state", "layer": 3, "target layer": 0}
