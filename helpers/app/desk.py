@@ -148,7 +148,7 @@ class Desk:
         continuations(card, plan.target_prompt, labels)
         rows = len(items := plan.items(card)) * (len(references(settings.prompt, self._prompts)) + 1)
         if rows > MOST_ROWS:
-            why = f"at most {MOST_ROWS:,} at once here, with those that chance is made of; ./runme.sh label has no limit"
+            why = f"at most {MOST_ROWS:,} at once here, those of chance among them; ./runme.sh label has no limit"
             raise InputError("vectors", f"{rows:,}", why)
         question = Question(settings, plan, items, labels, card.decoded_tokens(settings.prompt))
         self._queue_up(question)
@@ -251,8 +251,8 @@ class Desk:
         longest = max(len(one.tokens) for one in continuations(lm, question.plan.target_prompt, question.labels))
         wanted = replace(question.plan, max_new_tokens=max(question.plan.max_new_tokens, longest))
         scorer = LabelScorer(lm, question.labels, wanted.target_prompt, self._session.prompt_for(wanted))
-        others = references(question.settings.prompt, self._prompts)
-        sources, beside = self._session.sources_for(question.plan), {other: self._last_tokens[other] for other in others}
+        sources, others = self._session.sources_for(question.plan), references(question.settings.prompt, self._prompts)
+        beside = {other: self._last_tokens[other] for other in others}
         scores = []
         for item in question.items:
             for found in score_in_steps(scorer, item, sources, beside):

@@ -179,7 +179,9 @@ class Page:
     def asker(self, panel: Panel) -> Callable:
         """Return a function that asks which of some labels a panel's open vector is, and follows the answer."""
 
-        async def ask(id: str, cell: str, alpha: str, labels: str, before: str, request: gr.Request) -> AsyncIterator[dict]:
+        async def ask(
+            id: str, cell: str, alpha: str, labels: str, before: str, request: gr.Request
+        ) -> AsyncIterator[dict]:
             self.stop_reading(before)
             try:
                 question = await asyncio.to_thread(panel.ask_about, id, cell, alpha, labels)
@@ -189,8 +191,8 @@ class Page:
             if not question:
                 yield {panel.answer: GONE}
                 return
-            key, first, seen, over = (request.session_hash, panel.name, "question"), {panel.asked: question.id}, None, False
-            self._followed[key] = question.id
+            key, first = (request.session_hash, panel.name, "question"), {panel.asked: question.id}
+            self._followed[key], seen, over = question.id, None, False
             while not over and self._followed.get(key) == question.id:
                 over = question.is_over  # noted before the last look at it
                 if (now := answer(self.desk, question)) != seen:

@@ -79,8 +79,8 @@ class Panel:
                 with gr.Column(visible=False, elem_classes="asking") as self.asking:
                     with gr.Row(elem_classes="is-it"):
                         self.labels = gr.Textbox(
-                            label="Is it…", placeholder="band, person, country, food", max_lines=1, scale=4, min_width=160,
-                            elem_id=f"labels-{name}",
+                            label="Is it…", placeholder="band, person, country, food", max_lines=1, scale=4,
+                            min_width=160, elem_id=f"labels-{name}",
                         )  # fmt: skip
                         self.alpha = gr.Dropdown(
                             [], label="α", allow_custom_value=True, scale=1, min_width=72, elem_id=f"alpha-{name}"

@@ -83,7 +83,7 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments (of all, if none is named) once, with its meaning; "label" is the command."""
+    """Yield each setting of some experiments, or of `label`, once, with its meaning; of all experiments if none is named."""
     from ..experiments import EXPERIMENTS
     from ..words.labels import LabelSettings
     from ..words.settings import SourceOptions
@@ -263,7 +263,7 @@ def app(
 
 @cli.command(cls=WithSettings)
 def label(
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", show_default=False, help="What the vectors are taken from.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", show_default=False, help="What vectors are taken from.")],
     labels: Annotated[
         str, typer.Argument(metavar="LABELS", show_default=False, help='What they may be, like "band, person, food".')
     ],
@@ -273,7 +273,7 @@ def label(
     component: Annotated[str | None, _option("NAME", "Which vector; hidden_state if left out.", _components)] = None,
     layers: Annotated[str | None, _option("LAYERS", "Source layers; 1-7 if left out.")] = None,
     amplifiers: Annotated[str | None, _option("NUMBERS", "1,2 if left out; 1 is plain Patchscopes.")] = None,
-    token: Annotated[str | None, _option("TOKEN", "The inspected token, an index or its text; the last if left out.")] = None,
+    token: Annotated[str | None, _option("TOKEN", "An index, or the text of one; the last if left out.")] = None,
     model: Annotated[str | None, _option("NAME", MODEL, _models)] = None,
     out: Annotated[str, _option("FILE.csv", "Also write the table, with more digits.")] = "",
 ) -> int:

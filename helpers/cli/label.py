@@ -99,12 +99,12 @@ def lines_of(rows: pd.DataFrame, width: int) -> Iterator[str]:
         f"{into('same' if (rows['layer'] == rows['target layer']).all() else first['target layer'])}"
     )
     yield (
-        f"Each label as the text that follows the target prompt, {first['continuation']!r} the first, less its prior with "
-        "nothing patched."
+        f"Each label as the text that follows the target prompt, {first['continuation']!r} the first, less its prior "
+        "with nothing patched."
     )
     yield (
-        f"In brackets chance, the same of {rows.attrs['references']} other prompts' last tokens. {LIKELIEST} the likeliest, "
-        "where it is above its chance."
+        f"In brackets chance, the mean of {rows.attrs['references']} other prompts' last tokens. {LIKELIEST} the "
+        "likeliest, where it is above its chance."
     )
     yield ""
     labels = list(dict.fromkeys(rows["label"]))

@@ -66,8 +66,8 @@ def score_labels(
     """Return the probability of each label under each vector, less its prior with nothing patched, and by chance.
 
     A label is scored as the target prompt goes on with it (`words.labels.continuations`): after the paper's, a list
-    that ends with its placeholder, "band" is scored as ": band". A score is a sum over tokens, so that labels of one form
-    and like length compare best.
+    that ends with its placeholder, "band" is scored as ": band". A score is a sum over tokens, so that labels of one
+    form and like length compare best.
 
     Args:
         vectors: (n, width), already amplified, as in `interpret`.

@@ -401,7 +401,7 @@ def test_it_fits_and_can_be_read(visit, width, scheme):
     wait_until_over(page)
     page.locator("#table-a td button").first.click()
     page.wait_for_selector("#ladder-a .ladder")
-    page.locator("#labels-a").locator("textarea, input").fill("band, a person, country, food, Welsh rugby football player")
+    page.locator("#labels-a").locator("textarea, input").fill("band, a person, food, Welsh rugby football player")
     page.click("#ask-a")
     page.wait_for_selector("#answer-a .answer", timeout=60_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -76,8 +76,9 @@ def test_a_vector_that_fails_and_a_stop_have_their_exit_codes(rows, tiny_folder,
 def table(*probabilities: float, chance: float = 0.4) -> pd.DataFrame:
     labels = ["person", "country", "band"][: len(probabilities)]
     vector = {"source prompt": "S", "token": " x", "component": "hidden_state", "layer": 3, "target layer": 0}
+    vector |= {"amplification value": 1.0, "chance": chance}
     return pd.DataFrame([
-        vector | {"amplification value": 1.0, "label": name, "continuation": f": {name}", "probability": value, "chance": chance}
+        vector | {"label": name, "continuation": f": {name}", "probability": value}
         for name, value in zip(labels, probabilities, strict=True)
     ])  # fmt: skip
 
@@ -122,7 +123,9 @@ def test_a_table_fits_its_terminal():
         ([PROMPT, "band, " + "word " * 38, "layers=1"], "labels='word word"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_before_the_weights_load(arguments, words, tiny_folder, tmp_path, capsys, monkeypatch):
+def test_what_is_wrong_is_one_sentence_before_the_weights_load(
+    arguments, words, tiny_folder, tmp_path, capsys, monkeypatch
+):
     def refuse(*_, **__):
         raise AssertionError("the weights were loaded")
 
