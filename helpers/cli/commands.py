@@ -83,7 +83,7 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments, or of `label`, once, with its meaning; of all experiments if none is named."""
+    """Yield each setting of some experiments (or of the command label) once, with its meaning; of all if none is named."""
     from ..experiments import EXPERIMENTS
     from ..words.labels import LabelSettings
     from ..words.settings import SourceOptions
