@@ -33,6 +33,12 @@ def take(url: str, folder: Path) -> None:
             page.wait_for_timeout(700)
             page.screenshot(path=folder / f"{name}.png", full_page=full)
 
+        def is_it(page) -> None:
+            field = page.locator("#labels-a").locator("textarea, input")
+            field.fill("film, person, country, band, food")
+            field.press("Enter")
+            page.wait_for_selector("#answer-a .answer", timeout=120_000)
+
         page = visit(NARROW, device_scale_factor=1.5)  # for the README, whose pages are narrow
         ask(page, prompt="Diana, Princess of Wales")
         wait_until_over(page)
@@ -52,6 +58,8 @@ def take(url: str, folder: Path) -> None:
         page.wait_for_selector(".ladder")
         page.mouse.move(0, 0)
         save(page, "desktop-ladder")
+        is_it(page)
+        save(page, "desktop-is-it")
         page.get_by_text("all amplified").click()
         save(page, "desktop-all")
         page.get_by_role("tab", name="Map").click()
@@ -91,6 +99,7 @@ def take(url: str, folder: Path) -> None:
         wait_until_over(page)
         page.locator("#table-a td.amplified button").nth(2).tap()
         page.wait_for_selector(".ladder")
+        is_it(page)
         save(page, "phone-ladder")
         ask(page, prompt="Diana, Princess of Wales", layers="99")
         page.wait_for_selector("#problem .error")

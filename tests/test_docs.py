@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from families import FAMILIES
 from PIL import Image, ImageChops
 from typer.main import get_command
 
-from helpers import ROOT
+from helpers import ROOT, label
 from helpers.cli import main
 from helpers.cli.commands import cli, with_command
 from helpers.cli.docs import pages, refresh
@@ -63,7 +64,7 @@ def test_every_command_is_one_that_runme_takes():
     lines = [line for text in TEXTS.values() for block in blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
     assert len(lines) > 20
     for line in filter(None, lines):
-        program, *words = line.split("  #")[0].split()
+        program, *words = shlex.split(line.split("  #")[0])
         if program != "./runme.sh":
             assert words[:3] == ["-m", "pip", "install"] and (ROOT / words[-1]).is_file(), line
             continue
@@ -84,6 +85,18 @@ def test_the_python_example_prints_what_the_page_shows():
     with contextlib.redirect_stdout(printed):
         exec(next(block for block in blocks(README, "python") if "load_model(" in block), {})
     assert printed.getvalue() == blocks(README, "text")[0]
+
+
+def test_the_labels_on_the_front_page_are_what_the_command_says(lm):
+    [line] = [line for line in README.splitlines() if line.startswith("./runme.sh label")]
+    _, _, prompt, labels = shlex.split(line.split("  #")[0])
+    rows = label(lm, prompt, labels, layers="2,5", amplifiers=1)
+    words = " ".join(README.split())
+    for layer, of in rows.groupby("layer"):
+        best = of.loc[of["probability"].idxmax()]
+        shown = [f"{best[name]:.2f}".removeprefix("0") for name in ("probability", "chance")]
+        said = re.search(rf"a {best['label']} at layer {layer} \((?:probability )?(\S+), by chance (\S+)\)", words)
+        assert said and list(said.groups()) == shown, (layer, best["label"], shown)
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)

@@ -5,6 +5,7 @@ scores    similarity of a reading to its prompt, and to the prompts that chance 
 jobs      a request, from the queue to its rows
 desk      the one model in memory, and the one thread that uses it
 cells     the readings of each vector, the best of each method, and chance beside it
+answers   of questions about what a vector is, as HTML
 view      a request's results as HTML; report, as a page that stands alone
 chips     tokens to choose from
 inputs    what a visitor can set

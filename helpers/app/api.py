@@ -11,6 +11,7 @@ import gradio as gr
 from .. import InputError
 from ..words.rows import ROW_COLUMNS
 from .desk import Desk
+from .jobs import Request
 from .settings import PageSettings, check_length
 
 USUAL = PageSettings()
@@ -48,6 +49,34 @@ def add_api(desk: Desk) -> None:
         }  # fmt: skip
         with _bad_input_as_answer():
             job = await asyncio.to_thread(desk.submit, PageSettings.of(given))
+        await over(job)
+        return json.loads(job.rows[list(ROW_COLUMNS)].to_json(orient="records")) if job.rows is not None else []
+
+    async def label(
+        prompt: str,
+        labels: str,
+        tokens: list[int] = list(USUAL.tokens),  # noqa: B006
+        components: list[str] = ["hidden_state"],  # noqa: B006
+        layers: str = USUAL.layers,
+        target_layer: str = "0",
+        amplifiers: str = "1, 2",
+        target_prompt: str = USUAL.target_prompt,
+        model: str = desk.model,
+    ) -> list[dict]:
+        """Ask which of a few labels ("band, person, country") vectors of a prompt are, as the page's "Is it…" does; a
+        row per vector and label, with its probability, and by chance.
+        """
+        given = {
+            "prompt": prompt, "model": model, "tokens": tokens, "components": components, "layers": layers,
+            "target_layer": target_layer, "amplifiers": amplifiers, "target_prompt": target_prompt,
+        }  # fmt: skip
+        with _bad_input_as_answer():
+            question = await asyncio.to_thread(lambda: desk.ask(PageSettings.of(given), labels))
+        await over(question)
+        return json.loads(question.rows.to_json(orient="records", double_precision=6))
+
+    async def over(job: Request) -> None:
+        """Wait for a request, and answer the client with why it failed, if it did."""
         try:
             while not job.is_over:
                 await asyncio.sleep(0.05)
@@ -55,11 +84,11 @@ def add_api(desk: Desk) -> None:
             desk.stop(job)  # the client is gone, or has its answer
         if job.state != "done":
             raise gr.Error(escape(job.message or "stopped before it was done", quote=False))
-        return json.loads(job.rows[list(ROW_COLUMNS)].to_json(orient="records")) if job.rows is not None else []
 
     gr.api(models, api_name="models")
     gr.api(tokens, api_name="tokens")
     gr.api(interpret, api_name="interpret", concurrency_limit=None)
+    gr.api(label, api_name="label", concurrency_limit=None)
 
 
 @contextmanager

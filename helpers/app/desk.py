@@ -6,27 +6,32 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pandas as pd
 
 from .. import InputError
+from ..engine.activations import Activations
 from ..engine.batches import is_out_of_memory
 from ..engine.interpret import Batch, run
+from ..engine.labels import LabelScorer, last_tokens
 from ..judging.judge import Judge
 from ..judging.score import score
 from ..models.catalogue import CATALOGUE, is_here
 from ..models.load import LanguageModel, ModelCard, check_hardware, read_model
 from ..models.sources import find_source
+from ..runs.labels import rows_of_labels, score_in_steps
 from ..runs.ledger import readings_of
 from ..runs.session import Session
 from ..runs.sweep import describe, describe_judge, rows_of
+from ..words.labels import check_labels, continuations, references
 from ..words.plans import make_plan
 from ..words.prompts import read_prompts
 from ..words.rows import TRIED_AGAIN, Item, Reading
 from ..words.settings import ModelSettings, SourceOptions
-from .jobs import Job
+from .jobs import Job, Question, Request
 from .scores import Scorer
-from .settings import PageSettings
+from .settings import MOST_ROWS, PageSettings, check_length
 
 SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: Stop waits for a batch (benchmarks/results/app.csv)
 LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
@@ -60,8 +65,9 @@ class Desk:
         self._of_runs: dict[str, Reading] = {}  # what runs of notebooks have read with this model
         self._cards: dict[str, ModelCard] = {}
         self._reading_cards = threading.Lock()
-        self._jobs: dict[str, Job] = {}
-        self._queue: deque[Job] = deque()
+        self._last_tokens: dict[str, Activations] = {}  # of these prompts in this model, for questions
+        self._jobs: dict[str, Request] = {}
+        self._queue: deque[Request] = deque()
         self._changed = threading.Condition()  # guards the queue
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="desk", daemon=True)
@@ -90,7 +96,7 @@ class Desk:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._session, self._of_runs, self._cards = None, {}, {}
+        self._session, self._of_runs, self._last_tokens, self._cards = None, {}, {}, {}
 
     @property
     def models(self) -> list[str]:
@@ -124,6 +130,31 @@ class Desk:
         card = self.card(settings.model)
         plan = settings.plan(card)
         job = Job(settings, plan, plan.items(card), card.decoded_tokens(settings.prompt), card.num_layers)
+        self._queue_up(job)
+        return job
+
+    def ask(self, settings: PageSettings, labels: object) -> Question:
+        """Put a question into the queue: which of some labels the vectors are that these settings read.
+
+        Args:
+            labels: as a visitor types them, or a list.
+
+        Raises:
+            InputError: a setting or a label that this model can't carry out, or a queue that is full.
+        """
+        card = self.card(settings.model)
+        plan = settings.plan(card)
+        labels = check_labels("labels", check_length("labels", labels) if isinstance(labels, str) else labels)
+        continuations(card, plan.target_prompt, labels)
+        rows = len(items := plan.items(card)) * (len(references(settings.prompt, self._prompts)) + 1)
+        if rows > MOST_ROWS:
+            why = f"at most {MOST_ROWS:,} at once here, those of chance among them; ./runme.sh label has no limit"
+            raise InputError("vectors", f"{rows:,}", why)
+        question = Question(settings, plan, items, labels, card.decoded_tokens(settings.prompt))
+        self._queue_up(question)
+        return question
+
+    def _queue_up(self, job: Request) -> None:
         with self._changed:
             if len(self._queue) >= MOST_WAITING:
                 raise InputError("queue", f"{len(self._queue)} requests wait", "try again in a while")
@@ -131,9 +162,8 @@ class Desk:
             self._jobs[job.id] = job
             self._queue.append(job)
             self._changed.notify_all()
-        return job
 
-    def stop(self, job: Job) -> None:
+    def stop(self, job: Request) -> None:
         """End a request: at once if it waits, or after the current batch. What was read is kept."""
         with self._changed:
             job.stop.set()
@@ -141,11 +171,12 @@ class Desk:
                 self._queue.remove(job)
                 job.state = "stopped"
 
-    def find(self, id: str) -> Job | None:
-        """Return a request by its id; None if it is unknown, or no longer kept."""
-        return self._jobs.get(id)
+    def find(self, id: str, kind: type[Request] = Job) -> Request | None:
+        """Return a request by its id; None if it is unknown, of another kind, or no longer kept."""
+        job = self._jobs.get(id)
+        return job if isinstance(job, kind) else None
 
-    def count_ahead(self, job: Job) -> int:
+    def count_ahead(self, job: Request) -> int:
         """Count the requests that are served before a waiting one."""
         with self._changed:
             waiting = list(self._queue)
@@ -177,7 +208,7 @@ class Desk:
                 job = self._queue.popleft()
                 job.state = "loading"
             try:
-                self._serve(job)
+                self._answer(job) if isinstance(job, Question) else self._serve(job)
             except Exception as error:  # whatever it is, the next request must be served
                 job.message = _in_words(error)
                 job.state = "failed"
@@ -211,6 +242,27 @@ class Desk:
         if failure:
             raise failure
         job.state = "done" if len(found) == len(job.items) else "stopped"
+
+    def _answer(self, question: Question) -> None:
+        """Score a question's labels; a stop is obeyed after a pass."""
+        lm = self._load(question.settings.model)
+        question.state = "reading"
+        self._last_tokens = self._last_tokens or last_tokens(lm, self._prompts)
+        longest = max(len(one.tokens) for one in continuations(lm, question.plan.target_prompt, question.labels))
+        wanted = replace(question.plan, max_new_tokens=max(question.plan.max_new_tokens, longest))
+        scorer = LabelScorer(lm, question.labels, wanted.target_prompt, self._session.prompt_for(wanted))
+        sources, others = self._session.sources_for(question.plan), references(question.settings.prompt, self._prompts)
+        beside = {other: self._last_tokens[other] for other in others}
+        scores = []
+        for item in question.items:
+            for found in score_in_steps(scorer, item, sources, beside):
+                if question.stop.is_set():
+                    question.state = "stopped"
+                    return
+                scores += [found] if found else []
+        question.rows = rows_of_labels(question.items, scores)
+        question.rows.attrs = {"references": len(others)}
+        question.state = "done"
 
     def _recall(self, job: Job, scorer: Scorer) -> None:
         """Give a request the readings that are known: of earlier requests, and of notebooks' runs."""
@@ -270,7 +322,7 @@ class Desk:
         """Return a model; the one before it is freed first."""
         if self.loaded != model:
             self.state = f"loading {model}"
-            self._session, self._of_runs = None, {}
+            self._session, self._of_runs, self._last_tokens = None, {}, {}
             options = {"dtype": self.dtype, "device": self.device, "source_options": self._options_of(model)}
             session = Session(ModelSettings.of({"model": model, **options}), self._judge)
             try:

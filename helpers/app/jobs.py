@@ -1,4 +1,4 @@
-"""A request, from the queue to its rows."""
+"""Requests, from the queue to their rows: readings, and questions about what a vector is."""
 
 import secrets
 import threading
@@ -14,22 +14,59 @@ from .settings import PageSettings
 OVER = ("done", "stopped", "failed")
 
 
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """What a visitor asks for. The desk's thread alone writes into it; pages read what it has so far.
+
+    Attributes:
+        state: waiting, loading, reading, done, stopped or failed.
+        message: why it failed.
+        rows: when it is over, what was found, as a table.
+        stop: set to end it after the current batch.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
+    state: str = "waiting"
+    message: str = ""
+    rows: pd.DataFrame | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
+
+
 @dataclass(eq=False)
-class Job:
-    """A request. The desk's thread alone writes into it; pages read what it has so far.
+class Question(Request):
+    """Which of a few labels vectors are.
+
+    Attributes:
+        items: the vectors; the page asks for one, programs for several.
+        labels: as `words.labels.check_labels` returns them.
+        tokens: the prompt's, each decoded alone.
+    """
+
+    settings: PageSettings
+    plan: Plan
+    items: list[Item]
+    labels: tuple[str, ...]
+    tokens: list[str]
+    readings: dict[str, Scored] = field(default_factory=dict)  # none of its own
+
+
+@dataclass(eq=False)
+class Job(Request):
+    """Readings of vectors.
 
     Attributes:
         tokens: the prompt's, each decoded alone.
         num_layers: the model's.
         items: the plan's, in its order; without ids until the model is loaded.
-        state: waiting, loading, reading, done, stopped or failed.
-        message: why it failed.
         readings: id -> reading. Replaced by a larger dictionary after each batch, never changed.
         rows: when it is over, the rows in the row schema, scored; `.attrs` is the JSON beside the CSV.
         known: how many of the readings were in memory when it began.
         read: how many were computed for it.
         started, seconds: when reading began (`time.monotonic`), and how long it took, up to the last batch.
-        stop: set to end it after the current batch.
     """
 
     settings: PageSettings
@@ -37,20 +74,11 @@ class Job:
     items: list[Item]
     tokens: list[str]
     num_layers: int
-    id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
-    state: str = "waiting"
-    message: str = ""
     readings: dict[str, Scored] = field(default_factory=dict)
-    rows: pd.DataFrame | None = None
     known: int = 0
     read: int = 0
     started: float = 0.0
     seconds: float = 0.0
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def is_over(self) -> bool:
-        return self.state in OVER
 
     @property
     def rows_per_second(self) -> float:

@@ -11,12 +11,13 @@ import gradio as gr
 from .. import InputError
 from ..words.components import COMPONENTS, into
 from . import view
+from .answers import answer
 from .api import add_api
 from .chips import chip
 from .desk import Desk
 from .inputs import Inputs
-from .jobs import Job
-from .panel import QUIET, Panel
+from .jobs import Job, Request
+from .panel import GONE, QUIET, Panel
 from .settings import PageSettings, same_tokens
 
 REFRESH = 0.05  # seconds between two looks at a request
@@ -71,10 +72,14 @@ class Page:
             [inputs.problem, *a.new, *b.new, self.beside, *history], **LONG,
         )  # fmt: skip
         gr.on([inputs.go.click, inputs.fields["prompt"].submit], None, js=SHOW_ANSWERS)
-        inputs.stop.click(self.stop_reading, [a.job_id, b.job_id], queue=False, **QUIET)
+        inputs.stop.click(self.stop_reading, [a.job_id, b.job_id, a.asked, b.asked], queue=False, **QUIET)
         self.blocks.load(self.arrive, None, [inputs.problem, *inputs.all_fields, *a.new], **LONG)
         inputs.history.input(self.show_again, history[::-1], [*inputs.all_fields, *a.new], **LONG)
         for panel in (a, b):
+            gr.on(
+                [panel.ask.click, panel.labels.submit], self.asker(panel),
+                [panel.job_id, panel.cell, panel.alpha, panel.labels, panel.asked], [panel.asked, panel.answer], **LONG,
+            )  # fmt: skip
             panel.rest.click(
                 self.rest_asker(panel), [panel.job_id, self.visit], [inputs.problem, *panel.new, *history], **LONG
             )
@@ -125,7 +130,7 @@ class Page:
     def stop_reading(self, *ids: str) -> None:
         """Stop requests after the current batch; what was read is kept."""
         for id in ids:
-            if job := self.desk.find(id):
+            if job := self.desk.find(id, Request):
                 self.desk.stop(job)
 
     async def follow(self, request: gr.Request, jobs: dict[Panel, Job], first: dict) -> AsyncIterator[dict]:
@@ -148,6 +153,8 @@ class Page:
                 ),
                 panel.cell: "",
                 panel.ladder: "",
+                panel.asking: gr.update(visible=False),
+                panel.answer: "",
             }
         seen = {}
         while jobs:
@@ -167,6 +174,33 @@ class Page:
         """Forget a page that was closed. Its requests go on, and their links find them."""
         for panel in (self.a, self.b):
             self._followed.pop((request.session_hash, panel.name), None)
+            self._followed.pop((request.session_hash, panel.name, "question"), None)
+
+    def asker(self, panel: Panel) -> Callable:
+        """Return a function that asks which of some labels a panel's open vector is, and follows the answer."""
+
+        async def ask(
+            id: str, cell: str, alpha: str, labels: str, before: str, request: gr.Request
+        ) -> AsyncIterator[dict]:
+            self.stop_reading(before)
+            try:
+                question = await asyncio.to_thread(panel.ask_about, id, cell, alpha, labels)
+            except InputError as error:
+                yield {panel.answer: view.error(str(error))}
+                return
+            if not question:
+                yield {panel.answer: GONE}
+                return
+            key, first = (request.session_hash, panel.name, "question"), {panel.asked: question.id}
+            self._followed[key], seen, over = question.id, None, False
+            while not over and self._followed.get(key) == question.id:
+                over = question.is_over  # noted before the last look at it
+                if (now := answer(self.desk, question)) != seen:
+                    yield first | {panel.answer: now}
+                    first, seen = {}, now
+                await asyncio.sleep(REFRESH)
+
+        return ask
 
     def rest_asker(self, panel: Panel) -> Callable:
         """Return a function that asks for all tokens and layers of a panel's request, and follows it."""

@@ -8,11 +8,12 @@ import gradio as gr
 from .. import InputError
 from ..runs.results import save_results
 from ..words.files import slug, write_atomically
+from ..words.methods import AMPLIFIED
 from . import view
-from .cells import Cell
+from .cells import Best, Cell, cells_of, chosen_by
 from .chips import OneChip
 from .desk import Desk
-from .jobs import Job
+from .jobs import Job, Question
 from .report import report
 from .settings import PageSettings
 
@@ -53,6 +54,7 @@ class Panel:
     Attributes:
         job_id: of the request that it shows.
         cell: the cell whose ladder is open; "" if none.
+        asked: id of the question about that cell; "" if none.
         pulse: changes when there is something new to draw.
         query: of the link to the request.
         new: what changes when another request is shown.
@@ -60,7 +62,7 @@ class Panel:
 
     def __init__(self, desk: Desk, exports: Path, name: str):
         self.desk, self.exports, self.name = desk, exports, name
-        self.job_id, self.cell = gr.State(""), gr.State("")
+        self.job_id, self.cell, self.asked = gr.State(""), gr.State(""), gr.State("")
         self.pulse = gr.Textbox("", visible="hidden", show_label=False)
         self.heading = gr.HTML("", apply_default_css=False, elem_id=f"heading-{name}")
         self.status = gr.HTML("", apply_default_css=False, elem_id=f"status-{name}")
@@ -74,6 +76,17 @@ class Panel:
                     )  # fmt: skip
                 self.table = gr.HTML("", apply_default_css=False, js_on_load=CLICKS, elem_id=f"table-{name}")
                 self.ladder = gr.HTML("", apply_default_css=False, elem_id=f"ladder-{name}")
+                with gr.Column(visible=False, elem_classes="asking") as self.asking:
+                    with gr.Row(elem_classes="is-it"):
+                        self.labels = gr.Textbox(
+                            label="Is it…", placeholder="band, person, country, food", max_lines=1, scale=4,
+                            min_width=160, elem_id=f"labels-{name}",
+                        )  # fmt: skip
+                        self.alpha = gr.Dropdown(
+                            [], label="α", allow_custom_value=True, scale=1, min_width=72, elem_id=f"alpha-{name}"
+                        )
+                        self.ask = gr.Button("Ask", scale=0, min_width=72, elem_id=f"ask-{name}")
+                    self.answer = gr.HTML("", apply_default_css=False, elem_id=f"answer-{name}")
             with gr.Tab("Map", id="map") as self.map_tab:
                 self.map = gr.HTML("", apply_default_css=False, js_on_load=CLICKS, elem_id=f"map-{name}")
                 self.rest = gr.Button(
@@ -92,7 +105,10 @@ class Panel:
                 self.python = gr.Code(
                     label="The same in Python", language="python", interactive=False, elem_id=f"python-{name}"
                 )
-        self.new = [self.job_id, self.status, self.pulse, self.query, self.position, self.cell, self.ladder]
+        self.new = [
+            self.job_id, self.status, self.pulse, self.query, self.position, self.cell, self.ladder, self.asking,
+            self.answer,
+        ]  # fmt: skip
         self._connect()
 
     def _connect(self) -> None:
@@ -104,9 +120,10 @@ class Panel:
         gr.on([self.position.input, self.show.input], self.draw_table, looks, drawn, **last)
         self.map_tab.select(self.draw_map, self.job_id, [self.map, self.rest], **QUIET)
         for clickable in (self.table, self.map):
-            clickable.click(
-                self.open_cell, [self.job_id, self.show], [self.cell, *drawn, self.position, self.tabs], **QUIET
-            ).then(None, js=SHOW_LADDER)
+            opened = [self.cell, *drawn, self.position, self.tabs, self.asking, self.alpha, self.answer]
+            clickable.click(self.open_cell, [self.job_id, self.show, self.asked], opened, **QUIET).then(
+                None, js=SHOW_LADDER
+            )
         self.query.change(None, self.query, self.link, js=ADDRESS)
         if self.name == "a":
             self.query.change(None, self.query, None, js=KEEP_ADDRESS)
@@ -158,14 +175,45 @@ class Panel:
         """Return the same settings for all tokens and all layers."""
         return job.settings.replace(tokens=range(len(job.tokens)), layers="all")
 
-    def open_cell(self, id: str, show: str, event: gr.EventData) -> dict:
-        """Open the ladder of the cell that was clicked; from the map, also its token's table."""
+    def open_cell(self, id: str, show: str, asked: str, event: gr.EventData) -> dict:
+        """Open the ladder of the cell that was clicked; from the map, also its token's table.
+
+        Args:
+            asked: id of a question about the cell that was open before; it is stopped.
+        """
+        if question := self.desk.find(asked, Question):
+            self.desk.stop(question)
         job, name = self.desk.find(id), event._data.get("cell")
         cell = Cell.parse(name)
         drawn = self.draw_table(id, cell.position, show, name) if job and cell else {}
         if not drawn.get(self.ladder):
-            return {self.cell: ""}
-        return drawn | {self.cell: name, self.position: cell.position, self.tabs: gr.Tabs(selected="readings")}
+            return {self.cell: "", self.asking: gr.update(visible=False)}
+        tries = cells_of(job, cell.position)[cell]
+        best = Best(job, chosen_by(AMPLIFIED, tries) or tries).amplifier
+        choices = [f"{one.amplifier:.12g}" for one in tries]
+        return drawn | {
+            self.cell: name, self.position: cell.position, self.tabs: gr.Tabs(selected="readings"),
+            self.asking: gr.update(visible=True), self.alpha: gr.update(choices=choices, value=f"{best:.12g}"),
+            self.answer: "",
+        }  # fmt: skip
+
+    def ask_about(self, id: str, cell: str, alpha: object, labels: str) -> Question | None:
+        """Ask which of some labels the open vector is, at an amplifier; None if its request is no longer kept.
+
+        Raises:
+            InputError: names what was wrong.
+        """
+        job, opened = self.desk.find(id), Cell.parse(cell)
+        if not (job and opened):
+            return None
+        one = {"tokens": (opened.position,), "components": (opened.component,), "layers": str(opened.layer)}
+        try:
+            settings = job.settings.replace(**one, amplifiers=str(alpha))
+        except InputError:
+            settings = None
+        if not settings or len(settings.plan(self.desk.card(settings.model)).amplifiers) > 1:
+            raise InputError("α", alpha, "expected one number")
+        return self.desk.ask(settings, labels or "")
 
     def _offer_files(self, job: Job) -> dict:
         """Write the files of a request that is over, and offer them; likewise its Python lines."""

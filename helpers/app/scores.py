@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..judging.judge import Judge, other_prompts
+from ..judging.judge import Judge
+from ..words.prompts import other_prompts
 from ..words.rows import Reading
 
 

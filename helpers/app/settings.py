@@ -18,7 +18,9 @@ from ..words.target import PAPER_TARGET_PROMPT, TargetPrompt
 PAPERS_COLUMNS = ("pre_mlp_residual", "mlp_output", "hidden_state")  # of its Figures 5 and 6, from left to right
 COLUMNS = (*PAPERS_COLUMNS, *(name for name in COMPONENTS if name not in PAPERS_COLUMNS))
 MARKED = re.sub(r"x$", "{x}", PAPER_TARGET_PROMPT)  # braces mark the placeholder
-LONGEST = {"prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000}  # characters
+LONGEST = {  # characters
+    "prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000, "labels": 12_000
+}  # fmt: skip
 MOST_ROWS = 20_000  # readings of one request; the command line has no limit
 MOST_TEXT = 20_000_000  # characters of the prompt in all rows together
 SYNONYMS = {"token": "tokens"}  # names that a link may use, too

@@ -15,7 +15,7 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 done with failed rows, 130 and 143 stopped (the same command "
     "continues)."
 )
-OF_COMMAND = {"check": ("can_it_speak",)}  # whose settings a command takes, where not everyone's
+OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",)}  # whose settings a command takes, where not everyone's
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -83,12 +83,15 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments (of all, if none is named) once, with its meaning."""
+    """Yield each setting of some experiments (or of the command label) once, with its meaning; of all if none is named."""
     from ..experiments import EXPERIMENTS
+    from ..words.labels import LabelSettings
     from ..words.settings import SourceOptions
 
     seen = {"source_options"}  # its fields are given by their names
-    for record in (*(EXPERIMENTS[name].Settings for name in names or EXPERIMENTS), SourceOptions):
+    records = {name: experiment.Settings for name, experiment in EXPERIMENTS.items()}
+    asked = [(records | {"label": LabelSettings})[name] for name in names or EXPERIMENTS]
+    for record in (*asked, SourceOptions):
         for name, field in record.model_fields.items():
             if name not in seen:
                 seen.add(name)
@@ -97,6 +100,16 @@ def _settings(*names: str) -> Iterator[tuple[str, str]]:
 
 def _settings_to_type(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{name}=", meaning) for name, meaning in _settings()]
+
+
+def _label_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
+    return [(f"{name}=", meaning) for name, meaning in _settings("label")]
+
+
+def _components(incomplete: str = "") -> list[str]:
+    from ..words.components import COMPONENTS
+
+    return list(COMPONENTS)
 
 
 def _models(incomplete: str = "") -> list[str]:
@@ -246,6 +259,32 @@ def app(
     from ..words.settings import DEFAULT_MODEL
 
     return serve(model or DEFAULT_MODEL, dtype, device, port, address)
+
+
+@cli.command(cls=WithSettings)
+def label(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", show_default=False, help="What vectors are taken from.")],
+    labels: Annotated[
+        str, typer.Argument(metavar="LABELS", show_default=False, help='What they may be, like "band, person, food".')
+    ],
+    settings: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_label_settings_to_type)
+    ] = (),
+    component: Annotated[str | None, _option("NAME", "Which vector; hidden_state if left out.", _components)] = None,
+    layers: Annotated[str | None, _option("LAYERS", "Source layers; 1-7 if left out.")] = None,
+    amplifiers: Annotated[str | None, _option("NUMBERS", "1,2 if left out; 1 is plain Patchscopes.")] = None,
+    token: Annotated[str | None, _option("TOKEN", "An index, or the text of one; the last if left out.")] = None,
+    model: Annotated[str | None, _option("NAME", MODEL, _models)] = None,
+    out: Annotated[str, _option("FILE.csv", "Also write the table, with more digits.")] = "",
+) -> int:
+    """Ask which of a few labels a prompt's vectors are. A probability each, beside what chance would give."""
+    from .label import label
+
+    given = {
+        "prompt": prompt, "labels": labels, "component": component, "layers": layers, "amplifiers": amplifiers,
+        "token": token, "model": model,
+    }  # fmt: skip
+    return label(settings, given, out)
 
 
 @cli.command()

@@ -9,4 +9,6 @@ compile      compiled decoder blocks, for long runs
 batches      how many rows at a time, and what happens to a batch that fails
 sampling     how new tokens are chosen
 interpret    the method in two calls: interpret vectors, run a plan
+teacher      how likely given texts are under vectors
+labels       how probable labels are, beside chance
 """

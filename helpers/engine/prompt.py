@@ -184,6 +184,31 @@ class PatchedPrompt:
         found = log_prob_of(logits.flatten(0, 1), padded.flatten()).view(rows, longest).cpu()
         return [found[row, : len(tokens)] for row, tokens in enumerate(texts)], entropy_of(logits[:, 0]).cpu()
 
+    @torch.inference_mode()
+    def log_probs_along(
+        self, head: Sequence[int], wanted: Sequence[Sequence[int]], vectors: Tensor, targets: Sequence[Site]
+    ) -> Tensor:
+        """Score tokens that may follow the prompt, or a common beginning after it, in one pass.
+
+        Args:
+            head: fewer than `max_new_tokens` token ids, the same for all rows; may be empty.
+            wanted: (head + 1,) lists of token ids: the first, of those that may follow the prompt; then, after each
+                further token of the head.
+            vectors, targets: as in `continue_from`.
+
+        Returns:
+            (rows, all that are wanted) log-probabilities, in their order, float32 on the CPU.
+        """
+        rows = len(vectors)
+        ids = torch.cat([self.tail, torch.tensor([head], dtype=torch.long, device=self.tail.device)], 1)
+        with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors):
+            logits = self._logits(ids.expand(rows, -1), cache, len(wanted))
+        found = []
+        for step, tokens in enumerate(wanted):
+            whole = logits[:, step].float()
+            found.append(whole[:, tokens] - whole.logsumexp(-1, keepdim=True))
+        return torch.cat(found, 1).cpu()
+
     @contextmanager
     def _patched(self, targets: Sequence[Site], vectors: Tensor) -> Iterator[None]:
         """Patch each row's vector in at its site, at the placeholder, which is the first token after the prefix."""

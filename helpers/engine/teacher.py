@@ -70,7 +70,7 @@ def score_texts(
     entropy, failures = torch.full((len(tokens),), torch.nan), Failures()
     start = 0
     while start < len(order):
-        batch = order[start : start + (batch_size or _good_size(lm, len(tokens[order[start]])))]
+        batch = order[start : start + (batch_size or good_size(lm, len(tokens[order[start]])))]
         start += len(batch)
 
         def work(part: slice, batch=batch) -> tuple[list[Tensor], Tensor]:
@@ -88,7 +88,7 @@ def score_texts(
     return TextScores(log_probs, entropy)
 
 
-def _good_size(lm: LanguageModel, tokens: int) -> int:
+def good_size(lm: LanguageModel, tokens: int) -> int:
     """Return how many rows of so many tokens make a good pass."""
     most = min(MOST_TOKENS, MOST_BYTES // (4 * lm.config.get_text_config().vocab_size))
     return max(1, most // tokens)

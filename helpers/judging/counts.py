@@ -8,8 +8,9 @@ from scipy.stats import binomtest
 
 from .. import InputError
 from ..words.methods import METHODS
+from ..words.prompts import other_prompts
 from . import chance
-from .judge import Judge, other_prompts
+from .judge import Judge
 from .rules import rules_for
 
 

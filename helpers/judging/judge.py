@@ -119,12 +119,6 @@ def is_echo(first_item: str, prompt: str) -> bool:
     return not _words(first_item) - _words(prompt) - SMALL_WORDS
 
 
-def other_prompts(prompt: str, prompts: Sequence[str]) -> list[str]:
-    """Return the prompts that are not this one, whatever its case and spaces."""
-    same = " ".join(prompt.lower().split())
-    return [other for other in prompts if " ".join(other.lower().split()) != same]
-
-
 @lru_cache(maxsize=1 << 16)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))

@@ -9,6 +9,7 @@ cluster    the same on Dask workers
 status     what runs have left on disk
 results    CSVs and the JSON of what made them
 sweep      plans read and scored in one call, as a table
+labels     which of a few labels a vector is, as a table
 session    one model and one judge in memory
 readings   an experiment's rows: taken where they are finished, read where they are not
 """

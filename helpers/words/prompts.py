@@ -1,6 +1,7 @@
 """The prompt files: CSVs with a column `prompt`, and `gold` and `category` where they are known."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from .. import InputError
@@ -41,6 +42,12 @@ def read_categories(path: str | Path) -> dict[str, str]:
         InputError: as `read_prompts`; a blank category.
     """
     return _read_beside(path, "category") or {}
+
+
+def other_prompts(prompt: str, prompts: Sequence[str]) -> list[str]:
+    """Return the prompts that are not this one, whatever its case and spaces."""
+    same = " ".join(prompt.lower().split())
+    return [other for other in prompts if " ".join(other.lower().split()) != same]
 
 
 def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[str, str] | None:

@@ -4,7 +4,7 @@ import time
 
 from helpers.app import view
 from helpers.app.desk import Desk
-from helpers.app.jobs import Job
+from helpers.app.jobs import Job, Request
 from helpers.app.settings import PageSettings
 
 PROMPT = "Diana, Princess of Wales"
@@ -20,10 +20,10 @@ def served(desk: Desk, settings: PageSettings) -> Job:
     return over(desk, desk.submit(settings))
 
 
-def over(desk: Desk, job: Job) -> Job:
+def over(desk: Desk, job: Request) -> Request:
     """Return a request when it is over."""
     deadline = time.monotonic() + 120
     while not job.is_over:
-        assert time.monotonic() < deadline, view.status(desk, job)
+        assert time.monotonic() < deadline, f"{job.state}: {view.status(desk, None)}"
         time.sleep(0.005)
     return job

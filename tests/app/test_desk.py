@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import time
 import weakref
 
@@ -9,9 +10,11 @@ import pandas as pd
 import pytest
 from serving import PROMPT, over, served, usual_settings
 
-from helpers import InputError, sweep
+from helpers import InputError, label, sweep
 from helpers.app import view
+from helpers.app.answers import answer
 from helpers.app.desk import Desk
+from helpers.app.jobs import Question
 from helpers.app.panel import Panel
 from helpers.runs.readings import Readings
 from helpers.runs.results import save_results
@@ -199,6 +202,69 @@ def test_what_is_kept_is_bounded(desk, usual, monkeypatch):
         new = served(desk, usual.replace(amplifiers=f"1, 5{i}"))
     assert desk.find(old.id) is None and desk.find(new.id) is new and desk.find("nonsense") is None
     assert old.id in forgotten
+
+
+def test_a_question_is_answered_as_in_python(desk, usual, tiny):
+    one = usual.replace(components=("hidden_state",), layers="1", amplifiers="1.5", target_layer="0")
+    question = over(desk, desk.ask(one, "person, a rock band,country"))
+    wanted = label(tiny, PROMPT, ["person", "a rock band", "country"], layers=1, amplifiers=1.5)
+    assert question.state == "done" and question.rows.attrs["references"] == 47
+    pd.testing.assert_frame_equal(question.rows, wanted, atol=1e-4, rtol=0)
+    page = answer(desk, question)
+    likeliest_first = list(wanted.sort_values("probability", ascending=False)["label"])
+    assert re.findall(r'<th scope="row">([^<]*)<', page) == likeliest_first
+    assert "as in “: person”" in page and "α = 1.5" in page and "47 other prompts" in page
+    of_reference = over(desk, desk.ask(one.replace(prompt="titanic "), "a, b"))
+    assert of_reference.rows.attrs["references"] == 47  # without Titanic itself, of 48
+    assert desk.find(question.id) is None and desk.find(question.id, Question) is question
+
+
+def test_wrong_labels_are_refused_at_once(desk, usual):
+    for labels, words in (("band", "expected 2 to 50"), ("a, A", "labels='A': given twice"), (["a", 5], "labels=5")):
+        with pytest.raises(InputError, match=words):
+            desk.ask(usual, labels)
+    with pytest.raises(InputError, match="layers=9: this model has layers 0–2"):
+        desk.ask(usual.replace(layers="9"), "a, b")
+
+
+def test_a_question_waits_in_turn_and_can_be_stopped(desk, usual, held):
+    busy = desk.submit(usual.replace(amplifiers="1:15:0.25"))
+    one = usual.replace(layers="1", components=("mlp_output",), amplifiers="3")
+    first, second = desk.ask(one, "a, b"), desk.ask(one, "a, b")
+    assert "Asking: 2 requests are served first" in answer(desk, second)
+    desk.stop(first)
+    assert first.state == "stopped" and answer(desk, first) == ""
+    desk.stop(busy)
+    held.set()
+    assert over(desk, second).state == "done" and first.rows is None
+    assert served(desk, usual).state == "done"
+
+
+def test_a_question_stops_between_passes(desk, usual, monkeypatch):
+    from helpers.engine.labels import LabelScorer
+
+    log_odds, passes = LabelScorer.log_odds, []
+
+    def stop_after_two(self, *given):
+        passes.append(len(passes))
+        if len(passes) == 2:
+            desk.stop(question)
+        return log_odds(self, *given)
+
+    monkeypatch.setattr(LabelScorer, "log_odds", stop_after_two)
+    monkeypatch.setattr("helpers.runs.labels.STEP", 10)
+    question = desk.ask(usual.replace(layers="0-2"), "a, b")
+    assert over(desk, question).state == "stopped" and len(passes) == 2
+
+
+def test_an_answer_that_is_no_number_says_why_and_texts_are_no_markup(desk, usual):
+    one = usual.replace(components=("hidden_state",), layers="1")
+    failed = over(desk, desk.ask(one.replace(amplifiers="1e38"), "a, b"))
+    failed.rows["probability"] = float("nan")
+    assert "hidden state times 1e+38 is out of the dtype&#x27;s range" in answer(desk, failed)
+    evil = over(desk, desk.ask(one.replace(amplifiers="1", prompt="<img src=x>"), "<script>alert(1)</script>, b"))
+    page = answer(desk, evil)
+    assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
 
 
 @pytest.mark.slow

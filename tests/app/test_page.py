@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from browser import CHROMIUM, ask, browser, wait_until_over
 
-from helpers import sweep
+from helpers import label, sweep
 from helpers.app.desk import Desk
 from helpers.app.server import Server
 
@@ -122,6 +122,49 @@ def test_show_all_and_the_ladder(visit):
     assert page.locator("#ladder-a tbody th").all_inner_texts() == ["1", "2", "3"]
     label = page.locator("#ladder-a .scale").first.get_attribute("aria-label")
     assert re.fullmatch(r"score -?0\.\d\d, by chance -?0\.\d\d to -?0\.\d\d", label)
+
+
+def test_what_is_it(visit, tiny):
+    """A click on a reading, then: is it a person, a country…?"""
+    page = visit()
+    ask(page, layers="0-1", amplifiers="1, 2, 3")
+    wait_until_over(page)
+    assert not page.locator("#labels-a").is_visible()
+    page.locator("#table-a tbody tr").nth(1).locator("td.amplified button").nth(2).click()
+    page.wait_for_selector("#labels-a")
+    best = re.search(r"α = (\S+)\)", page.inner_text("#ladder-a"))[1]
+    assert page.locator("#alpha-a input").input_value() == best
+    field = page.locator("#labels-a").locator("textarea, input")
+    assert field.get_attribute("placeholder") == "band, person, country, food"
+    field.fill("person, country, <b>band</b>")
+    field.press("Enter")
+    page.wait_for_selector("#answer-a .answer", timeout=60_000)
+    wanted = label(tiny, PROMPT, "person, country, <b>band</b>", layers=1, amplifiers=float(best), target_layer="same")
+    wanted = wanted.sort_values("probability", ascending=False)
+    assert page.locator("#answer-a tbody th").all_inner_texts() == list(wanted["label"])
+    shown = [float(text.split()[0]) for text in page.locator("#answer-a td:nth-child(3)").all_inner_texts()]
+    assert shown == pytest.approx(list(wanted["probability"]), abs=0.006)
+    assert f"hidden state, layer 1, token “Wales”, α = {best}" in page.inner_text("#answer-a h3")
+
+    page.locator("#alpha-a input").fill("7")  # any amplifier
+    page.locator("#alpha-a input").press("Enter")
+    page.click("#ask-a")
+    page.wait_for_function("document.querySelector('#answer-a h3')?.innerText.endsWith('α = 7')")
+    field.fill("person")
+    field.press("Enter")
+    page.wait_for_selector("#answer-a [role=alert]")
+    assert "expected 2 to 50 labels" in page.inner_text("#answer-a")
+    page.locator("#alpha-a input").fill("many")
+    page.locator("#alpha-a input").press("Enter")
+    page.click("#ask-a")
+    page.wait_for_function("document.querySelector('#answer-a').innerText.includes('expected one number')")
+
+    page.locator("#table-a td.amplified button").nth(0).click()  # another vector: the answer is not about it
+    page.wait_for_function("!document.querySelector('#answer-a').innerText.trim()")
+    assert page.locator("#labels-a").is_visible()
+    ask(page, layers="0", amplifiers="1")
+    wait_until_over(page)
+    page.wait_for_selector("#labels-a", state="hidden")
 
 
 @pytest.mark.slow
@@ -336,7 +379,8 @@ CONTRAST = """() => {
   const light = colour => { const [r, g, b] = colour.map(c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const low = [];
-  for (const one of document.querySelectorAll('header.top *, .asked *, .status *, .readings *, .ladder *, .legend *, .caption')) {
+  for (const one of document.querySelectorAll(
+    'header.top *, .asked *, .status *, .readings *, .ladder *, .legend *, .caption, .answer *')) {
     const own = [...one.childNodes].filter(node => node.nodeType == 3 && node.textContent.trim());
     if (!own.length || !one.offsetParent) continue;
     const back = behind(one), [a, b] = [light(over(rgba(getComputedStyle(one).color), back)), light(back)];
@@ -357,6 +401,9 @@ def test_it_fits_and_can_be_read(visit, width, scheme):
     wait_until_over(page)
     page.locator("#table-a td button").first.click()
     page.wait_for_selector("#ladder-a .ladder")
+    page.locator("#labels-a").locator("textarea, input").fill("band, a person, food, Welsh rugby football player")
+    page.click("#ask-a")
+    page.wait_for_selector("#answer-a .answer", timeout=60_000)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     ink = page.evaluate("getComputedStyle(document.querySelector('header.top h1')).color")
     assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 380) == (scheme == "dark")

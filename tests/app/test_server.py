@@ -9,13 +9,14 @@ import urllib.error
 import urllib.request
 from urllib.parse import quote
 
+import pandas as pd
 import psutil
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from serving import PROMPT
 
-from helpers import ROOT, InputError, sweep
+from helpers import ROOT, InputError, label, sweep
 from helpers.app.desk import Desk
 from helpers.app.guard import POLICY
 from helpers.app.server import Server, serve
@@ -115,9 +116,23 @@ def test_programs_get_the_rows_of_a_sweep(server, tiny):
         client.predict(5, api_name="/interpret")
     with pytest.raises(AppError, match="layers=9: this model has layers 0–2"):
         client.predict(PROMPT, layers="9", api_name="/interpret")
-    assert {"/models", "/tokens", "/interpret"} == set(client.view_api(return_format="dict")["named_endpoints"])
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert {"/models", "/tokens", "/interpret", "/label"} == set(endpoints)
     described = get(server.url + "gradio_api/info")[2].decode()
     assert "Read vectors of a prompt" in described
+
+
+def test_programs_get_the_labels_of_a_vector(server, tiny):
+    client = Client(server.url, verbose=False)
+    rows = client.predict(PROMPT, "person, country, a band", layers="1-2", amplifiers="1:3:2", api_name="/label")
+    wanted = label(tiny, PROMPT, "person, country, a band", layers="1-2", amplifiers="1:3:2")
+    pd.testing.assert_frame_equal(pd.DataFrame(rows), wanted, check_dtype=False, atol=1e-4, rtol=0)
+    with pytest.raises(AppError, match="expected 2 to 50 labels"):
+        client.predict(PROMPT, "person", layers="1", api_name="/label")
+    with pytest.raises(AppError, match="vectors='52,800': at most 20,000 at once here, those of chance"):
+        client.predict(PROMPT, "a, b", layers="1", amplifiers="1:1100:1", api_name="/label")
+    with pytest.raises(AppError, match="labels='a, a, a, a, a, a, a,…': 15,000 characters; at most 12,000"):
+        client.predict(PROMPT, "a, " * 5000, layers="1", api_name="/label")
 
 
 def test_the_readmes_client_prints_readings(server, capsys):

@@ -12,8 +12,9 @@ from helpers.cli import main
 from helpers.cli.commands import cli
 from helpers.experiments import EXPERIMENTS
 from helpers.models.catalogue import CATALOGUE
+from helpers.words.labels import LabelSettings
 
-COMMANDS = ["reproduce", "check", "models", "app", "status", "clean", "score", "test", "lab", "docs", "help"]
+COMMANDS = ["reproduce", "check", "models", "app", "label", "status", "clean", "score", "test", "lab", "docs", "help"]
 HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "matplotlib", "papermill", "nbformat", "gradio", "rich")
 
 
@@ -42,6 +43,10 @@ def test_help_for_a_command_lists_experiments_and_settings(capfd):
     for option in ("--model", "--quick", "--only", "--all", "--study", "--new", "--workers", "--scheduler", "adapter"):
         assert option in page
     assert "--unfinished" in answered(["help", "clean"], capfd)
+    page = answered(["help", "label"], capfd)
+    for setting in LabelSettings.model_fields:
+        assert setting == "source_options" or f"\n  {setting} " in page
+    assert "num_prompts" not in page and "--component" in page
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,8 @@ def test_the_shell_completes_what_is_typed():
     assert completed("superscopes --model gem") == ["gemma-3-270m"]
     assert "--quick" in completed("superscopes --qu")
     assert completed("superscopes reproduce amplif") == ["amplifiers="]
+    assert completed("superscopes label x y compo") == ["component="]
+    assert completed("superscopes label --component hid") == ["hidden_state"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +105,8 @@ def test_the_shell_completes_what_is_typed():
         (["status"], 0),
         (["models"], 0),
         (["modle=x"], 2),
+        (["label", "Titanic", "film"], 2),
+        (["label", "Titanic", "film, ship", "layers=x"], 2),
         (["--all", "layers=x"], 2),
         (["--only", "layer_success_plots", "out_dir=runs/nowhere"], 2),
     ],

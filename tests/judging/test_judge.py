@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from helpers import InputError
-from helpers.judging.judge import Judge, is_echo, other_prompts, similarity
+from helpers.judging.judge import Judge, is_echo, similarity
+from helpers.words.prompts import other_prompts
 
 TEXTS = ["Pink Floyd", ": British rock band, Tesla:", "", "Diana, Princess of Wales", "皇家 🎸", "NA"]
 
