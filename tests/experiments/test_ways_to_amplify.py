@@ -14,8 +14,8 @@ from helpers.words.decoding import Contrast
 from helpers.words.prompts import read_gold, read_prompts
 from helpers.words.rows import Reading
 
-GOLD = read_gold("data/prompts.csv", 16)
-SETTINGS = ways.Settings.of({"num_prompts": 16, "layers": "2,5"})
+GOLD = read_gold("data/prompts.csv")
+SETTINGS = ways.Settings.of({"layers": "2,5"})
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def test_the_way_and_the_setting_that_say_most_are_found(card):
         return component == "norm[hidden_state]" and amplifier == 1.5
 
     found = ways.tables(SETTINGS, readings(card, right))
-    assert (found.prompts, found.layers, found.rules[0]) == (16, "2, 5", "description")
-    of = found.table[found.table["judged by"] == "description"].set_index(["component", "way", "choice"])
+    assert (found.prompts, found.layers, found.rules[0]) == (48, "2, 5", "description")
+    of = found.table[found.table["judged by"] == "description"].set_index(["component", "way", "choice"]).sort_index()
     for component, way, setting in (
         ("mlp_output", "contrast", "α = 3, λ = 2"), ("hidden_state", "norm", "ρ = 1.5")
     ):  # fmt: skip
@@ -79,7 +79,7 @@ def test_it_is_published_with_what_it_says(card, tmp_path):
     assert "most norm (best of 7)" in said[0] and "the most of all ways" in said[1]
     drawn = ways.figure(SETTINGS, found)
     assert len(drawn.axes) == 2 * len(found.rules) == 4
-    assert ways.caption(SETTINGS, found).startswith("m, 16 prompts, source layers 2, 5; MLP outputs into the same layer")
+    assert ways.caption(SETTINGS, found).startswith("m, 48 prompts, source layers 2, 5; MLP outputs into the same layer")
     ways.save(SETTINGS, found, drawn, tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         "ways_to_amplify.png", "ways_to_amplify.pdf", "ways_to_amplify_found.csv", "ways_to_amplify_found.json"
