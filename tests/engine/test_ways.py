@@ -1,5 +1,6 @@
 """Other ways to amplify, and contrast decoding: each equal to the plain way, one vector at a time."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -25,12 +26,17 @@ from helpers.words.target import PAPER_TARGET_PROMPT
 PROMPTS = ["Titanic", "Diana, Princess of Wales"]  # the first is one of the references, the second is not
 REFERENCES = ["Titanic", *(prompt for prompt in read_prompts("data/prompts.csv") if prompt not in PROMPTS)][:13]
 
+READ = {}  # by `plain_way`
+
 
 def plain_way(lm, way, item):
     """Return a way's vector, from vectors that are read one prompt at a time."""
 
     def of(prompt, component, layer, position=-1):
-        return plain_vector(lm.model, lm.tokenizer, prompt, component, layer, position)
+        key = lm.name, prompt, component, layer, position
+        if key not in READ:
+            READ[key] = plain_vector(lm.model, lm.tokenizer, prompt, component, layer, position)
+        return READ[key]
 
     v = of(item.source_prompt, component := item.component.partition("[")[2][:-1], item.layer, item.position)
     h = of(PAPER_TARGET_PROMPT, "hidden_state", item.target_layer)
@@ -99,6 +105,15 @@ def test_references_are_read_once_for_all_plans_of_a_session(tiny_folder, monkey
     assert Reader(session.lm, other, references=session.references_for(first)).read(0) == Reader(session.lm, other).read(0)
 
 
+def test_a_dask_worker_reads_centred_and_contrasted_plans_as_one_process_does(tiny_folder):
+    cluster = pytest.importorskip("helpers.runs.cluster", reason="Dask isn't installed: requirements-cluster.txt")
+    held, plan = cluster.Held(), make_plan(PROMPTS, "centred[mlp_output]", 1, [2, 3], references=REFERENCES, max_new_tokens=3)
+    for plan in (plan, replace(plan, decoding=Contrast(1))):  # as it arrives in a message
+        session = held.session(ModelSettings.of({"model": str(tiny_folder)}))
+        batch = held.reader(session, pickle.loads(pickle.dumps(plan)), 4).read(0)
+        assert [*zip(batch.items, batch.readings, strict=True)] == read(session.lm, plan)
+
+
 @pytest.mark.parametrize("way", ["norm", "norm_add"])
 def test_a_zero_vector_has_no_direction_and_its_row_says_so(tiny, monkeypatch, way):
     zeros = Activations(["a", "b"], *(torch.zeros(3, 2, 8) for _ in range(3)))
@@ -134,13 +149,13 @@ def test_contrast_equals_a_plain_loop(tiny, weight, floor):
 
 
 def test_contrast_equals_a_plain_loop_on_the_real_model(lm):
-    plan = make_plan(PROMPTS, ["mlp_output", "norm[hidden_state]"], 5, [1, 3], target_layer=[0], decoding=Contrast(1))
+    plan = make_plan("Titanic", ["mlp_output", "norm[hidden_state]"], 5, 3, target_layer=0, max_new_tokens=6, decoding=Contrast(1))
     prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
     for item, reading in read(lm, plan):
         vector = amplified_vectors(
             [item], {item.source_prompt: capture(lm, item.source_prompt)}, prompt.placeholder_states
         )[0]
-        assert reading.result == plain_contrast(lm.model, lm.tokenizer, vector, 0, PAPER_TARGET_PROMPT, 1, 0.05)
+        assert reading.result == plain_contrast(lm.model, lm.tokenizer, vector, 0, PAPER_TARGET_PROMPT, 1, 0.05, 6)
 
 
 def test_without_weight_or_with_the_highest_floor_contrast_is_greedy(tiny):
