@@ -44,7 +44,8 @@ TABLE = "ways_to_amplify.csv.gz"
 NEEDS = ()
 
 CONTRAST = "contrast"  # a decoding, so that it goes with any component and amplifier
-FORMULAS = {name: way.formula for name, way in WAYS.items()} | {CONTRAST: "α·v, logits z + λ·(z − z_null)"}
+FORMULAS = {name: way.formula for name, way in WAYS.items()} | {CONTRAST: "z + λ·(z − z_null)"}
+ADDS = "guidance"  # the way that adds another vector of the source prompt: it says what that one says, too
 FIXED, BEST = "fixed", "best of all"  # how one of a way's settings is chosen
 
 
@@ -185,7 +186,10 @@ def _setting(way: str, judged: Judged, number: int) -> str:
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say, per rule and component, which way says most with a fixed setting, and with the best of all."""
+    """Say, per rule and component, which way says most with a fixed setting, and with the best of all.
+
+    Guidance is told apart: at w = 1 it is the hidden state.
+    """
     return [
         f"{title(component)}, {RULES[rule].label}: {_fixed_sentence(part, gains)} {_best_sentence(part)}"
         for rule, component, part, gains in _parts(found)
@@ -200,24 +204,27 @@ def _parts(found: Found):
 
 def _fixed_sentence(table: pd.DataFrame, gains: pd.DataFrame) -> str:
     of = table[table["choice"] == FIXED].set_index("way")
-    plain, other = of.loc["plain"], of.drop(index="plain")
-    way = other["effect"].idxmax()
-    most, less = other.loc[way], [name for name, row in gains.iterrows() if row["high"] < 0]
-    more = [name for name, row in gains.iterrows() if row["low"] > 0]
+    plain, other = of.loc["plain"], of.drop(index=["plain", ADDS], errors="ignore")
+    way, beside = other["effect"].idxmax(), gains.loc[other.index]
+    most, less = other.loc[way], beside.index[beside["high"] < 0]
+    more = beside.index[beside["low"] > 0]
     sentence = (
         f"one setting for all, chosen on other prompts: plain (mostly {plain['setting']}) {with_interval(plain)} above chance; of "
         f"the other {len(other)} ways most has {way} (mostly {most['setting']}), {above_chance(most)}, {points(gains.loc[way])} "
         f"than plain. Certainly more than plain: {', '.join(more) or 'none'}"
     )
-    return f"{sentence}; certainly less: {', '.join(less) or 'none'}."
+    sentence += f"; certainly less: {', '.join(less) or 'none'}."
+    if ADDS in of.index:
+        sentence += f" Guidance, which adds h_PreMLP (mostly {of.loc[ADDS, 'setting']}; w = 1 is the hidden state): {with_interval(of.loc[ADDS])}."
+    return sentence
 
 
 def _best_sentence(table: pd.DataFrame) -> str:
-    of = table[table["choice"] == BEST].set_index("way")
+    of = table[(table["choice"] == BEST) & (table["way"] != ADDS)].set_index("way")
     way, plain = of["effect"].idxmax(), of.loc["plain"]
     said = f"The best of all settings, which sees the answer: plain (best of {plain['tries']}) {percent(plain['effect'])}"
     if way == "plain":
-        return f"{said}, the most of all ways."
+        return f"{said}, more than the others."
     return f"{said}, most {way} (best of {of.loc[way, 'tries']}), {with_interval(of.loc[way])}."
 
 
@@ -229,8 +236,9 @@ def caption(settings: Settings, found: Found) -> str:
         f"{found.model}, {found.prompts} prompts, source layers {found.layers}; {targets}. Above chance with as many "
         f"tries. {interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Filled: one setting of each way, "
         f"the best on half of the prompts, judged on the other half; at the right, the one chosen most often. Stars: the "
-        f"best of all of a way's settings ({tries.min()} to {tries.max()}), which sees the answer, as chance does. {BARS}, over "
-        f"prompts, of each way by itself. {chance(found.table)} Scales differ."
+        f"best of all of a way's settings ({tries.min()} to {tries.max()}), which sees the answer, and so does its chance. "
+        f"Guidance adds another vector: w = 1 is the hidden state. {BARS}, over prompts, of each way by itself. "
+        f"{chance(found.table)} Scales differ."
     )
 
 
@@ -257,7 +265,7 @@ def figure(settings: Settings, found: Found) -> Figure:
 def _draw(axes: Axes, table: pd.DataFrame, ways: list[str], named: bool) -> None:
     """Draw two dots per way, of a fixed setting and of the best of all; a way that a component lacks has none."""
     from ..figures import panels
-    from ..figures.style import INK, NULL_COLOUR
+    from ..figures.style import INK, LINE
 
     looks = {
         FIXED: {"color": AMPLIFIED.colour, "marker": AMPLIFIED.marker, "label": "one setting, chosen on other prompts"},
@@ -270,13 +278,14 @@ def _draw(axes: Axes, table: pd.DataFrame, ways: list[str], named: bool) -> None
         panels.chance_bars(axes, at, row, over_chance=True, horizontal=True, width=6)
         panels.interval_dots(axes, at, row, over_chance=True, horizontal=True, **(plainly if alone else looks[row["choice"]]))
         if row["setting"] and not alone:
-            look = {"xycoords": axes.get_yaxis_transform(), "ha": "right", "va": "center", "fontsize": 8, "color": NULL_COLOUR}
-            axes.annotate(row["setting"], (1, at[0] - 0.2), **look)
+            look = {"xycoords": axes.get_yaxis_transform(), "va": "center", "fontsize": 8, "color": INK}
+            axes.annotate(row["setting"], (1.01, at[0]), **look)
     panels.zero_line(axes, vertical=True)
+    for between in range(1, len(ways)):
+        axes.axhline(between - 0.5, color=LINE, lw=0.6, zorder=0)
     names = [PLAIN.label if way == PLAIN.name else f"{way}: {FORMULAS[way]}" for way in ways]
     axes.set_yticks(range(len(ways)), names if named else [""] * len(ways), fontsize=9)
     axes.set_ylim(len(ways) - 0.5, -0.5)
-    axes.margins(x=0.14)
     axes.set_xlabel("interpreted, above chance")
     axes.locator_params(axis="x", nbins=6)
     panels.percent(axes.xaxis)

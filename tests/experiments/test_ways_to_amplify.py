@@ -76,7 +76,8 @@ def test_it_is_published_with_what_it_says(card, tmp_path):
     said = ways.sentences(SETTINGS, found)
     assert len(said) == 4 and said[0].startswith("MLP outputs, by the description: one setting for all")
     assert re.search(r"most has norm \(mostly ρ = .*Certainly more than plain: norm; certainly less: none\.", said[0])
-    assert "most norm (best of 7)" in said[0] and "the most of all ways" in said[1]
+    assert "Guidance, which adds h_PreMLP (mostly w = " in said[0] and "Guidance" not in said[1]
+    assert "most norm (best of 7)" in said[0] and "more than the others" in said[1]
     drawn = ways.figure(SETTINGS, found)
     assert len(drawn.axes) == 2 * len(found.rules) == 4
     assert ways.caption(SETTINGS, found).startswith("m, 48 prompts, source layers 2, 5; MLP outputs into the same layer")
