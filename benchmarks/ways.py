@@ -80,8 +80,8 @@ def engine(work: Work) -> list[str]:
     for start in range(0, len(work.vectors), work.batch_size):
         batch = slice(start, start + work.batch_size)
         targets = [Site("hidden_state", layer) for layer in work.target_layers[batch].tolist()]
-        tokens, _ = work.peer.continue_from(work.vectors[batch], targets)
-        texts += work.lm.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        written = work.peer.continue_from(work.vectors[batch], targets)
+        texts += work.lm.tokenizer.batch_decode(written.tokens, skip_special_tokens=True)
     return texts
 
 

@@ -117,7 +117,7 @@ def reproduce(
         if staging.is_complete:
             print("Nothing is left to do; the files are put back (--new begins anew).")
         else:
-            _read(request, staging)
+            _read(request, staging, alone or staging.folder)
             _run_notebooks(request, staging, alone or staging.folder)
         written, failed = staging.publish(request.folder)
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes. In {shown(request.folder)}/:")
@@ -191,9 +191,13 @@ def settle(chosen: Sequence[str], texts: Sequence[str] = (), model: str = "", qu
     return Request(settings, model, results_folder(model, out_dir, **options))
 
 
-def _read(request: Request, staging: Staging) -> None:
-    """Read what the experiments ask of the model, with one model and one judge in memory for all of them."""
-    missing = [name for name in request.settings if _reads_first(get(name)) and not staging.is_through(name)]
+def _read(request: Request, staging: Staging, earlier: Path) -> None:
+    """Read what the experiments ask of the model, with one model and one judge in memory for all of them.
+
+    Args:
+        earlier: the folder with the files that an experiment needs of others.
+    """
+    missing = [name for name in request.settings if _asks_first(get(name)) and not staging.is_through(name)]
     if not missing:
         return
     from ..runs.readings import Readings
@@ -201,9 +205,12 @@ def _read(request: Request, staging: Staging) -> None:
 
     with Session(request.settings[missing[0]]) as session:
         for name in missing:
-            new = staging.begins_anew(name, get(name).TABLE)
-            settings = request.settings[name].model_copy(update={"out_dir": str(staging.folder), "new": new})
-            Readings(settings, session).read(get(name))
+            new = staging.begins_anew(name, get(name).TABLE or f"{name}.csv")
+            given = {"out_dir": str(staging.folder), "new": new} | _earlier_files(name, request.settings[name], earlier)
+            settings = request.settings[name]
+            readings = Readings(settings.model_copy(update=given), session)
+            gather = getattr(get(name), "gather", None)
+            gather(readings) if gather else readings.read(get(name))
     del session
     gc.collect()  # the model's memory is the notebooks' now
 
@@ -225,6 +232,11 @@ def _run_notebooks(request: Request, staging: Staging, earlier: Path) -> None:
         if (table := get(name).TABLE) and not _reads_first(get(name)) and staging.begins_anew(name, table):
             given[name]["new"] = True
     run_notebooks(given, staging.folder, request.folder)
+
+
+def _asks_first(experiment) -> bool:
+    """Tell whether an experiment asks the model for something here, before its notebook runs."""
+    return _reads_first(experiment) or hasattr(experiment, "gather")
 
 
 def _reads_first(experiment) -> bool:

@@ -12,7 +12,7 @@ from ..models.load import LanguageModel
 from ..words.components import Site
 from ..words.decoding import Contrast, Decoding
 from ..words.plans import Plan
-from ..words.rows import NO_VECTOR, STATUSES, Item, Reading
+from ..words.rows import DIGITS, NO_VECTOR, STATUSES, Item, Reading
 from ..words.target import TargetPrompt
 from .activations import CapturedPrompts
 from .batches import Failures, check_batch_size, find_batch_size, is_out_of_memory, one_line, run_with_bisection, timed
@@ -240,12 +240,13 @@ class _Writer:
         def work(part: slice) -> list[Reading]:
             vectors, targets, seeds = given(part)
             fused = self.fused and len(vectors) == self.size
-            tokens, finite = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused)
+            written = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused)
             options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-            texts = prompt.lm.tokenizer.batch_decode(tokens, **options)
+            texts = prompt.lm.tokenizer.batch_decode(written.tokens, **options)
             replaced = torch.stack([prompt.placeholder_states[target].norm() for target in targets])
             rho = (vectors.float().norm(dim=-1).cpu() / replaced).tolist()
-            return [_reading(*read) for read in zip(texts, finite, rho, strict=True)]
+            numbers = zip(rho, written.entropy, written.log_prob, strict=True)
+            return [_reading(*read) for read in zip(texts, written.finite, numbers, strict=True)]
 
         for _, result, error in run_with_bisection(work, rows, prompt.lm.device, self._failures):
             parts += 1
@@ -253,16 +254,21 @@ class _Writer:
         return readings, parts
 
 
-def _reading(text: str, finite: bool, rho: float) -> Reading:
-    if math.isnan(rho):
-        return Reading("", rho, "nonfinite", NO_VECTOR)
-    status = "ok" if finite else "nonfinite"
-    return Reading(text if finite else "", float(f"{rho:.4g}"), status, STATUSES[status])
+def _reading(text: str, finite: bool, numbers: tuple[float, float, float]) -> Reading:
+    rho, entropy, log_prob = numbers
+    if not finite:
+        message = NO_VECTOR if math.isnan(rho) else STATUSES["nonfinite"]
+        return Reading("", _rounded_rho(rho), status="nonfinite", message=message)
+    return Reading(text, _rounded_rho(rho), round(entropy, DIGITS["entropy"]), round(log_prob, DIGITS["log_prob"]))
+
+
+def _rounded_rho(rho: float) -> float:
+    return float(f"{rho:.{DIGITS['rho']}g}")
 
 
 def _failure(error: Exception) -> Reading:
     status = "oom" if is_out_of_memory(error) else "error"
-    return Reading("", math.nan, status, STATUSES[status] or one_line(error))
+    return Reading("", status=status, message=STATUSES[status] or one_line(error))
 
 
 def find_size(prompt: PatchedPrompt, rows: int) -> int:

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 from transformers import DynamicCache
 
 from .. import InputError
@@ -19,9 +19,25 @@ from .attention import SharedPrefixCache, can_share, shared_prefix_attention
 from .batches import is_out_of_memory, one_line
 from .compile import compile_blocks, compiled
 from .hooks import patch, record
-from .sampling import contrasted, draw, greedy
+from .sampling import contrasted, draw, entropy_of, greedy, log_prob_of
 
 SAME_LOGITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative difference that rounding explains
+
+
+class Written(NamedTuple):
+    """What a batch of rows wrote: (rows,) each.
+
+    Attributes:
+        tokens: lists of token ids, cut at end-of-sequence.
+        finite: whether the largest logits were finite.
+        entropy: of the first token's distribution, in nats.
+        log_prob: mean log-probability of the tokens, the end-of-sequence included where there is one.
+    """
+
+    tokens: list[list[int]]
+    finite: list[bool]
+    entropy: list[float]
+    log_prob: list[float]
 
 
 class PatchedPrompt:
@@ -104,7 +120,7 @@ class PatchedPrompt:
         seeds: Sequence[int] | None = None,
         max_new_tokens: int | None = None,
         fused: bool | None = None,
-    ) -> tuple[list[list[int]], list[bool]]:
+    ) -> Written:
         """Write new tokens for one batch.
 
         Under `Contrast`, the model runs twice as many rows: behind the patched ones stand their nulls, which no hook
@@ -117,9 +133,6 @@ class PatchedPrompt:
             seeds: (rows,) of one generator per row, so that a row's draws don't depend on its batch.
             max_new_tokens: fewer than the prompt was made for, if given.
             fused: run the compiled blocks; if left out, whenever they were compiled for so many rows of the model.
-
-        Returns:
-            (rows,) lists of token ids, cut at end-of-sequence; (rows,) whether the largest logits were finite.
         """
         copies = 2 if isinstance(decoding, Contrast) else 1
         rows = copies * len(vectors)
@@ -131,23 +144,28 @@ class PatchedPrompt:
         with self._prepared(rows, fused) as cache:
             with self._patched(targets, vectors):  # the only pass that is patched
                 logits = self._next_logits(self.tail.expand(rows, -1), cache)
-            new_tokens, ended, finite = [], False, True
+            new_tokens, finite, entropy = [], True, entropy_of(logits[: len(vectors)])
+            ended, log_prob, length = torch.zeros_like(entropy, dtype=torch.bool), 0, 0
             for step in range(max_new_tokens or self.max_new_tokens):
                 if step:
                     logits = self._next_logits(new_tokens[-1].repeat(copies)[:, None], cache)
+                scores, logits = logits, logits[: len(vectors)]  # how sure it was is told by the patched rows alone
                 if copies > 1:
-                    logits = contrasted(decoding, *logits.chunk(copies))
-                largest, chosen = greedy(logits)
+                    scores = contrasted(decoding, *scores.chunk(copies))
+                largest, chosen = greedy(scores)
                 usable = largest.isfinite()  # the largest of logits with a NaN is the NaN
                 if drawn:
                     chosen = torch.where(usable, draw(decoding, logits.float(), generators), chosen)
                 finite = finite & (usable | ended)
                 new_tokens.append(chosen)
+                log_prob = log_prob + log_prob_of(logits, chosen).where(~ended, 0)
+                length = length + ~ended
                 ended = ended | torch.isin(chosen, stop_tokens)
                 if ended.all():
                     break
         texts = torch.stack(new_tokens, 1).tolist()
-        return [until_stop(tokens, self.lm.stop_tokens) for tokens in texts], finite.tolist()
+        texts = [until_stop(tokens, self.lm.stop_tokens) for tokens in texts]
+        return Written(texts, finite.tolist(), entropy.tolist(), (log_prob / length).tolist())
 
     @torch.inference_mode()
     def log_probs_of(
@@ -171,13 +189,8 @@ class PatchedPrompt:
         ids = torch.cat([self.tail.expand(rows, -1), padded[:, :-1]], 1)
         with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors):
             logits = self._logits(ids, cache, longest)
-        found = logits.gather(2, padded[..., None]).squeeze(2).float()
-        for token in range(longest):  # one at a time: a float32 copy of all logits would double the memory
-            found[:, token] -= (whole := logits[:, token].float()).logsumexp(-1)
-            if not token:
-                entropy = Categorical(logits=whole, validate_args=False).entropy().cpu()
-        found = found.cpu()
-        return [found[row, : len(tokens)] for row, tokens in enumerate(texts)], entropy
+        found = log_prob_of(logits.flatten(0, 1), padded.flatten()).view(rows, longest).cpu()
+        return [found[row, : len(tokens)] for row, tokens in enumerate(texts)], entropy_of(logits[:, 0]).cpu()
 
     @contextmanager
     def _patched(self, targets: Sequence[Site], vectors: Tensor) -> Iterator[None]:

@@ -1,15 +1,17 @@
-"""How new tokens are chosen: the likeliest, alone or in contrast to a null, or drawn row by row."""
+"""How new tokens are chosen: the likeliest, alone or in contrast to a null, or drawn row by row; how sure it was."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical
 
 from ..words.decoding import Contrast, Sampling
 
 BLOCK = 512  # entries of the vocabulary that `greedy` first compares among themselves
 FEW = 256  # tokens that nearly always hold top_p of the probability
+ROWS = 32  # whose float32 logits are worked on at a time: a copy of a whole batch's would double the memory
 
 
 def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +69,26 @@ def draw(sampling: Sampling, logits: Tensor, generators: Sequence[torch.Generato
     exponential = (-torch.log1p(-uniform.to(tokens.device).take_along_dim(tokens, 1))).clamp(min=1e-9)
     race = likeliest / exponential
     return tokens.take_along_dim(race.argmax(-1, keepdim=True), 1).squeeze(1)
+
+
+def log_prob_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Return the log-probability of a token in each row, at temperature 1.
+
+    Args:
+        logits: (rows, vocabulary), in any dtype.
+        tokens: (rows,).
+
+    Returns:
+        (rows,) float32.
+    """
+    whole = torch.cat([part.float().logsumexp(-1) for part in logits.split(ROWS)])
+    return logits.gather(1, tokens[:, None]).squeeze(1).float() - whole
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Return the entropy of each row's distribution at temperature 1, in nats: (rows, vocabulary) -> (rows,) float32."""
+    parts = (Categorical(logits=part.float(), validate_args=False) for part in logits.split(ROWS))
+    return torch.cat([part.entropy() for part in parts])
 
 
 def _likeliest(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import InputError
 from ..words.files import in_repository, json_of, results_folder
+from ..words.prompts import read_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from ..words.settings import ModelSettings, Record
 
 FILES = ("mlp_output.csv", "hidden_state.csv")
+OTHER_ENTITIES = "elsewhere.csv.gz"
+SETS = {"prompts": "prompts", "entities": "entities"}  # what was read -> the setting that names its file
 
 
 def folder_of(settings: ModelSettings) -> Path:
@@ -34,6 +38,34 @@ def evaluated_beside(settings: ModelSettings, rows: pd.DataFrame, prompts: Colle
 
     found = read_evaluations(settings.results or evaluations(folder_of(settings)), rows.attrs)
     return found[found["source prompt"].isin(prompts)]
+
+
+def read_sets(settings: Record) -> dict[str, pd.DataFrame]:
+    """Read the evaluations' rows and those of other entities: a name of SETS -> rows, of those that are there.
+
+    Args:
+        settings: with `results`, `prompts` and `entities`; without results, they are in the folder of results.
+
+    Raises:
+        InputError: neither set was read.
+    """
+    from ..runs.results import evaluations, read_results
+
+    stored = settings.results or [*evaluations(folder := folder_of(settings)), folder / OTHER_ENTITIES]
+    rows = read_results([file for file in stored if in_repository(file).is_file()])
+    found = {
+        name: rows[rows["source prompt"].isin(read_prompts(getattr(settings, setting)))] for name, setting in SETS.items()
+    }
+    for some in found.values():
+        some.attrs["model"] = {"name": ", ".join(rows.attrs["models"]) or settings.model}
+    if not any(map(len, found.values())):
+        raise InputError("prompts", settings.prompts, f"none of its prompts, nor of {settings.entities}, was read")
+    return {name: some for name, some in found.items() if len(some)}
+
+
+def stored_beside(settings: Record) -> Path:
+    """Return the folder in which the rows of `read_sets` are."""
+    return in_repository(settings.results[0]).parent if settings.results else folder_of(settings)
 
 
 def is_published(settings: Record) -> bool:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .. import InputError
 from ..judging.rules import RULES, rules_for
 from ..words.components import title
-from ..words.files import in_repository
 from ..words.methods import AMPLIFIED, PLAIN
 from ..words.plans import Plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_gold
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, StoredSettings, setting
-from ._evaluated import FILES, folder_of, is_published, published
+from ._evaluated import FILES, OTHER_ENTITIES, SETS, folder_of, is_published, published, read_sets, stored_beside
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
 
@@ -30,7 +28,6 @@ PLACE, WHEN = 105, "paper"
 QUESTION = "can one reading be chosen without seeing the answer?"
 PAPER = "§6, the choice of the amplifier"
 TABLE = ""
-OTHER_ENTITIES = "elsewhere.csv.gz"
 NEEDS = (*FILES, OTHER_ENTITIES)
 
 FIXED, BEST = "fixed α", "best of all"
@@ -40,9 +37,15 @@ CHOICES = {  # what is chosen of the readings of a vector -> as the figure names
     "agreement_amplifiers": "blind: agreement over amplifiers",
     "agreement": "blind: agreement over layers",
     "agreement_contrast": "blind: agreement, less other tokens'",
+    "entropy": "blind: least entropy",
+    "log_prob": "blind: log-probability",
+    "pmi": "blind: the same, less without a vector",
+    "round_trip": "blind: round trip",
+    "mean_rank": "blind: mean rank of these",
+    "confidence": "blind: most likely right",
     BEST: "the best of all, which sees the answer",
 }
-BLIND_FIRST = ("agreement_contrast", "agreement", "agreement_amplifiers")  # the first that can be told is "the blind one"
+BLIND_FIRST = ("confidence", "agreement_contrast", "agreement", "agreement_amplifiers")  # the first there is "the blind one"
 ABOUT = ("set", "judged by", "component")  # columns that tell the lines of the tables apart
 
 
@@ -92,20 +95,30 @@ class Found(NamedTuple):
 
 
 def read(settings: Settings) -> dict[str, pd.DataFrame]:
-    """Read the evaluations' rows, or published ones, and those of other entities: "prompts", "entities" -> rows."""
-    from ..runs.results import evaluations, read_results
+    """Read the evaluations' rows, or published ones, and those of other entities, with what the model told of them.
 
-    if is_published(settings):
-        return {"prompts": published(settings)}
-    stored = [*evaluations(folder := folder_of(settings)), folder / OTHER_ENTITIES] if not settings.results else settings.results
-    rows = read_results([file for file in stored if in_repository(file).is_file()])
-    files = {"prompts": settings.prompts, "entities": settings.entities}
-    found = {name: rows[rows["source prompt"].isin(read_prompts(file))] for name, file in files.items()}
-    for some in found.values():
-        some.attrs["model"] = {"name": ", ".join(rows.attrs["models"]) or settings.model}
-    if not any(map(len, found.values())):
-        raise InputError("prompts", settings.prompts, f"none of its prompts, nor of {settings.entities}, was read")
-    return {name: some for name, some in found.items() if len(some)}
+    Returns:
+        "prompts", "entities" -> rows; with the columns of `evidence.EVIDENCE` and `confidence` where `how_sure` was run.
+    """
+    return {"prompts": published(settings)} if is_published(settings) else _with_confidence(settings, read_sets(settings))
+
+
+def _with_confidence(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return rows with their evidence and confidence, of regressions that never saw an entity of the same kind."""
+    from ..judging.confidence import FILE, Confidence, out_of_category
+    from ..runs.evidence import with_evidence
+    from .how_sure import is_right
+
+    told = {name: with_evidence(some, stored_beside(settings)) for name, some in rows.items()}
+    confidence = Confidence.load(stored_beside(settings) / FILE)
+    if not confidence:
+        return told
+    sure = {"prompts": confidence.of(told["prompts"])} if "prompts" in told else {}
+    if "entities" in told:
+        categories, some = read_categories(settings.entities), told["entities"]
+        kinds = some["source prompt"].map(categories)
+        sure["entities"] = out_of_category(some, is_right(some, settings.threshold), kinds)
+    return {name: some.assign(confidence=sure[name]) for name, some in told.items()}
 
 
 def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
@@ -116,7 +129,7 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
 
     judge, lines, kept, rules, sets = Judge(settings.judge, settings.threshold), [], [], {}, {}
     for name, some in rows.items():
-        file = settings.prompts if name == "prompts" else settings.entities
+        file = getattr(settings, SETS[name])
         sets[name] = some["source prompt"].nunique(), in_runs(some["layer"])
         chosen = _chosen(some, judge)
         of_set = rules_for(some["source prompt"].unique(), read_gold(file))
@@ -190,8 +203,8 @@ def caption(settings: Settings, found: Found) -> str:
     sets = "; ".join(f"{count} {name}, source layers {layers}" for name, (count, layers) in found.sets.items())
     return (
         f"{found.model}. {sets}. Above chance with as many tries. "
-        f"{interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Blind: chosen by what was written "
-        f"alone, one try. The best of all is judged by its best reading, and so is its chance. {BARS}, over prompts. "
+        f"{interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Blind: chosen without the "
+        f"prompt, a description or a score, one try. The best of all is judged by its best reading, and so is its chance. {BARS}, over prompts. "
         f"{chance(found.table)} Scales differ."
     )
 

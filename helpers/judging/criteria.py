@@ -5,7 +5,7 @@ written and of which token, layer, component and amplifier. Prompts only tell to
 is the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ class Readings(NamedTuple):
         token, cell: numbers that tell the inspected tokens, and the vectors, apart.
         layer: source layers.
         ok: whether there is a reading.
+        told: column -> what the model told of each reading (`evidence.EVIDENCE`, and `confidence`), where it is known.
     """
 
     embeddings: np.ndarray
@@ -36,6 +37,7 @@ class Readings(NamedTuple):
     cell: np.ndarray
     layer: np.ndarray
     ok: np.ndarray
+    told: Mapping[str, np.ndarray]
 
 
 class Criterion(NamedTuple):
@@ -45,11 +47,13 @@ class Criterion(NamedTuple):
         name: in tables and settings.
         meaning: of its number, in a sentence.
         value: of each reading, (n,); NaN where it is not defined.
+        needs: columns that the rows must have for it.
     """
 
     name: str
     meaning: str
     value: Callable[[Readings], np.ndarray]
+    needs: tuple[str, ...] = ()
 
 
 def _over_amplifiers(readings: Readings) -> np.ndarray:
@@ -103,6 +107,19 @@ def _contrast(readings: Readings) -> np.ndarray:
     return real - np.where(there, each, 0).sum(1) / np.maximum(there.sum(1), 1)
 
 
+def _told(column: str, sign: int = 1) -> Callable[[Readings], np.ndarray]:
+    """Return what the model told of each reading, or less of it."""
+    return lambda readings: sign * readings.told[column]
+
+
+def _mean_rank(readings: Readings) -> np.ndarray:
+    """Return the mean of a reading's ranks among those of its vector, from 0 to 1, over what the model told."""
+    values = pd.DataFrame({name: _RANKED[name] * readings.told[name] for name in _RANKED})
+    return values[readings.ok].groupby(readings.cell[readings.ok]).rank(pct=True).mean(1).reindex(values.index).to_numpy()
+
+
+_RANKED = {"entropy": -1, "pmi": 1, "round_trip": 1}  # and which way is better
+
 CRITERIA = {
     criterion.name: criterion
     for criterion in (
@@ -115,6 +132,24 @@ CRITERIA = {
         Criterion("agreement", "the same, without the second term", _agreement),
         Criterion(
             "agreement_amplifiers", "mean cosine with the readings of the same vector at other amplifiers", _over_amplifiers
+        ),
+        Criterion("entropy", "less entropy of what the model would write first", _told("entropy", -1), ("entropy",)),
+        Criterion(
+            "log_prob", "mean log-probability of the first item's tokens", _told("item_log_prob"), ("item_log_prob",)
+        ),
+        Criterion("pmi", "the same, less what it is when nothing is patched", _told("pmi"), ("pmi",)),
+        Criterion(
+            "round_trip",
+            "how much more the first item, read as a source prompt, is like the vector than like those of other prompts",
+            _told("round_trip"),
+            ("round_trip",),
+        ),
+        Criterion(
+            "mean_rank", "mean rank among the readings of the vector by entropy, pmi and round trip", _mean_rank,
+            tuple(_RANKED),
+        ),
+        Criterion(
+            "confidence", "the probability that it is right, fitted on other entities", _told("confidence"), ("confidence",)
         ),
     )
 }
@@ -130,7 +165,8 @@ def criteria_of(rows: pd.DataFrame) -> tuple[str, ...]:
         "agreement": layers,
         "agreement_amplifiers": good["amplification value"].nunique() > 1,
     }
-    return tuple(name for name in CRITERIA if known[name])
+    told = {name for name in rows if rows[name].notna().any()}
+    return tuple(name for name, one in CRITERIA.items() if known.get(name, told.issuperset(one.needs)))
 
 
 def criterion_values(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Judge | None = None) -> pd.Series:
@@ -142,10 +178,13 @@ def criterion_values(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Jud
         judge: whose sentence model compares texts; the paper's if left out.
 
     Raises:
-        InputError: an unknown criterion; too few other tokens; a single layer, where other layers are needed.
+        InputError: an unknown criterion; too few other tokens; a single layer, where other layers are needed; rows
+            without the evidence that it needs.
     """
     if criterion not in CRITERIA:
         raise InputError("criterion", criterion, f"expected one of {', '.join(CRITERIA)}")
+    if lacking := [name for name in CRITERIA[criterion].needs if name not in rows or rows[name].isna().all()]:
+        raise InputError("rows", lacking, f"{criterion} needs these columns: run how_sure for this model first")
     ok = (rows["status"] == "ok").to_numpy()
     readings = Readings(
         (judge or Judge()).embedded(first_items(rows)),
@@ -153,6 +192,7 @@ def criterion_values(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Jud
         _numbers(rows, CELL),
         rows["layer"].to_numpy(),
         ok,
+        {name: rows[name].to_numpy(float) for name in CRITERIA[criterion].needs},
     )
     values = np.where(ok, CRITERIA[criterion].value(readings), np.nan)
     if ok.any() and np.isnan(values).all():

@@ -175,10 +175,11 @@ def is_complete(folder: Path) -> bool:
 
 def rows_in(folder: Path) -> int:
     """Count the rows of a ledger."""
-    return len({(line["plan"], id) for line in _lines(folder / "rows.jsonl") for id in line["id"]})
+    return len({(line["plan"], id) for line in lines_of(folder / "rows.jsonl") for id in line["id"]})
 
 
-def _lines(file: Path) -> Iterator[dict]:
+def lines_of(file: Path) -> Iterator[dict]:
+    """Read a file of a JSON object a line; a line that was torn is passed over."""
     if not file.is_file():
         return
     with open(file, "rb") as lines:
@@ -261,7 +262,7 @@ class Ledger:
 
     def _open(self) -> None:
         file = self.folder / "rows.jsonl"
-        if not any(_lines(file)):
+        if not any(lines_of(file)):
             file.unlink(missing_ok=True)
             (self.folder / "complete.json").unlink(missing_ok=True)  # first, or it could outlive its rows
         if not file.is_file():
@@ -350,7 +351,7 @@ def readings_of(identity: Identity, most: int) -> dict[str, Reading]:
         head = header_of(file.parent)
         if not wanted.items() <= head["model"].items() or head["versions"] != versions():
             continue
-        for line in _lines(file.with_name("rows.jsonl")):
+        for line in lines_of(file.with_name("rows.jsonl")):
             for id, reading in _readings(line):
                 if reading.status not in TRIED_AGAIN:
                     found.setdefault(id, reading)

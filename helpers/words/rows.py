@@ -63,11 +63,15 @@ class Reading(NamedTuple):
     Attributes:
         result: the continuation; "" where status isn't ok.
         rho: ‖α·v‖, or of what else was put there, / ‖the placeholder's own hidden state at ℓ*‖.
+        entropy: of the first token's distribution, in nats.
+        log_prob: of the written tokens, the mean over them, the end-of-sequence included where there is one.
         status, message: see STATUSES.
     """
 
     result: str
     rho: float = math.nan
+    entropy: float = math.nan
+    log_prob: float = math.nan
     status: str = "ok"
     message: str = ""
 
@@ -89,7 +93,7 @@ class Column(NamedTuple):
         name: in CSVs and DataFrames.
         field: the field of `Item` or `Reading` that it holds; "" for a score.
         type: text, int, number (written in its shortest form) or float.
-        digits: of a float: significant digits of ρ, decimals of a score.
+        digits: of a float: significant digits of ρ, decimals of the others.
         meaning: for readers, and for the docs.
     """
 
@@ -112,6 +116,8 @@ SCHEMA = (
     Column("target prompt", "target_prompt", "text", 0, "a short name; the JSON has its text"),
     Column("seed", "seed", "int", 0, "empty when nothing was drawn"),
     Column("rho", "rho", "float", 4, "‖α·v‖ / ‖the placeholder's own hidden state at ℓ*‖"),
+    Column("entropy", "entropy", "float", 3, "of what the model would write first, in nats; lower is surer"),
+    Column("log_prob", "log_prob", "float", 3, "mean log-probability of the tokens that it wrote"),
     Column("score", "", "float", 6, "cosine of the whole result with the source prompt"),
     Column("score first item", "", "float", 6, "the same for the first list item"),
     Column("score gold", "", "float", 6, "cosine of the whole result with the gold description, where there is one"),

@@ -153,9 +153,10 @@ def test_a_text_ends_at_end_of_sequence(lm):
     vectors = torch.stack([capture(lm, text)["hidden_state"][5, -1], torch.ones(lm.width)])  # its state, and another
     plain = [plain_interpret(lm.model, lm.tokenizer, vector, 5, text) for vector in vectors]
     assert interpret(lm, vectors, 5, target) == plain
-    tokens, finite = PatchedPrompt(lm, target, 10).continue_from(vectors, [Site("hidden_state", 5)] * 2)
-    assert len(tokens[0]) < len(tokens[1]) < 10 and all(finite)
-    assert not set(tokens[0]) & lm.stop_tokens
+    written = PatchedPrompt(lm, target, 10).continue_from(vectors, [Site("hidden_state", 5)] * 2)
+    short, long = written.tokens
+    assert len(short) < len(long) < 10 and all(written.finite)
+    assert not set(short) & lm.stop_tokens
 
 
 def test_rows_with_nonfinite_logits_are_marked(lm):

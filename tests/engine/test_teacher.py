@@ -6,9 +6,11 @@ from reference import blocks_of
 
 from helpers import InputError
 from helpers.engine.activations import capture
+from helpers.engine.interpret import interpret, run
 from helpers.engine.prompt import PatchedPrompt
 from helpers.engine.teacher import score_texts
 from helpers.words.components import Site
+from helpers.words.plans import make_plan
 from helpers.words.target import PAPER_TARGET_PROMPT, TargetPrompt
 
 TEXTS = [": English rock band", ": British passenger ship that sank in 1912, Concorde", ": x", ": a river"]
@@ -42,7 +44,7 @@ def assert_equals_plain_pass(lm, batch_size=None):
     found = score_texts(lm, vectors, layers, texts, batch_size=batch_size)
     for row, (vector, layer, text) in enumerate(zip(vectors, layers, texts, strict=True)):
         scores, entropy = plainly(lm, vector, layer, text)
-        torch.testing.assert_close(found.log_probs[row], scores, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found.log_probs[row], scores, atol=1e-4, rtol=1e-4)  # float32, by the processor
         assert found.entropy[row].item() == pytest.approx(entropy.item(), abs=1e-4)
         assert found.log_prob[row].item() == pytest.approx(scores.mean().item(), abs=1e-4)
 
@@ -50,6 +52,54 @@ def assert_equals_plain_pass(lm, batch_size=None):
 @pytest.mark.parametrize("batch_size", [None, 1, 5])
 def test_scores_equal_a_plain_pass(lm, batch_size):
     assert_equals_plain_pass(lm, batch_size)
+
+
+def written_plainly(lm, vector, layer, target=PAPER_TARGET_PROMPT):
+    """Return, of one `generate` with one hook, the first distribution's entropy and the tokens' mean log-probability."""
+    prompt = lm.tokenizer(target, return_tensors="pt").input_ids
+    passes = []
+
+    def overwrite(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if not passes:
+            hidden[0, prompt.shape[1] - 1] = vector
+        passes.append(1)
+
+    handle = blocks_of(lm.model)[layer].register_forward_hook(overwrite)
+    try:
+        made = lm.model.generate(
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=10, do_sample=False,
+            output_logits=True, return_dict_in_generate=True, eos_token_id=sorted(lm.stop_tokens), pad_token_id=0,
+        )  # fmt: skip
+    finally:
+        handle.remove()
+    scores = torch.cat(made.logits).log_softmax(-1)
+    tokens = made.sequences[0, prompt.shape[1] :]
+    return -(scores[0].exp() * scores[0]).sum().item(), scores.gather(1, tokens[:, None]).mean().item()
+
+
+def test_how_sure_the_model_was_equals_a_plain_generate(lm):
+    """The columns `entropy` and `log_prob`; the readings end by themselves, or at the limit."""
+    plan = make_plan(["Pink Floyd", "Titanic"], "mlp_output", [1, 5], [1, 6, 30])
+    [batch] = run(lm, plan)
+    states = {prompt: capture(lm, prompt)["mlp_output"] for prompt in plan.prompts}
+    for item, reading in zip(batch.items, batch.readings, strict=True):
+        vector = item.amplifier * states[item.source_prompt][item.layer, -1]
+        entropy, log_prob = written_plainly(lm, vector, item.target_layer)
+        assert reading.entropy == pytest.approx(entropy, abs=1e-3)
+        assert reading.log_prob == pytest.approx(log_prob, abs=1e-3)
+
+
+def test_log_prob_counts_the_end_of_the_text_and_nothing_after(lm):
+    """A row that ends early beside one that doesn't."""
+    text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\nThe capital is Paris"
+    vectors = torch.stack([capture(lm, text)["hidden_state"][5, -1], torch.ones(lm.width)])  # its own state, and another
+    written = PatchedPrompt(lm, TargetPrompt(text), 10).continue_from(vectors, [Site("hidden_state", 5)] * 2)
+    assert len(written.tokens[0]) < len(written.tokens[1])
+    for row, vector in enumerate(vectors):
+        entropy, log_prob = written_plainly(lm, vector, 5, text)
+        assert written.entropy[row] == pytest.approx(entropy, abs=1e-3)
+        assert written.log_prob[row] == pytest.approx(log_prob, abs=1e-3)
 
 
 def test_nothing_patched_is_the_model_itself(lm):
@@ -61,8 +111,6 @@ def test_nothing_patched_is_the_model_itself(lm):
 
 
 def test_the_greedy_reading_is_likelier_than_another(lm):
-    from helpers.engine.interpret import interpret
-
     vector = capture(lm, "Diana, Princess of Wales")["hidden_state"][3, -1][None]
     [written] = interpret(lm, vector, 0)
     own, other = score_texts(lm, vector.expand(2, -1), 0, [written, ": a kind of soup"]).log_prob

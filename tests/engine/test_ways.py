@@ -192,3 +192,12 @@ def test_unlikely_tokens_are_left_out_and_a_nan_stays_one():
     assert made[0].tolist() == [4.0, 6.0, -torch.inf], "e^-13 of the largest probability"
     assert contrasted(Contrast(1, 0), logits, null)[0].argmax() == 2
     assert made[1].isnan().any() and not made[2].max().isfinite()
+
+
+def test_how_sure_the_model_was_is_told_by_its_own_distribution_not_by_the_contrast(tiny):
+    settings = {"layers": "0-2", "amplifiers": [1, 3], "max_new_tokens": 6}
+    greedy = [reading for _, reading in read(tiny, PROMPTS, **settings)]
+    assert [reading for _, reading in read(tiny, PROMPTS, **settings, decoding=Contrast(0))] == greedy
+    contrasted_ = [reading for _, reading in read(tiny, PROMPTS, **settings, decoding=Contrast(5))]
+    assert [reading.entropy for reading in contrasted_] == [reading.entropy for reading in greedy]
+    assert all(reading.log_prob < 0 for reading in contrasted_)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import resource
 import shutil
@@ -317,8 +318,11 @@ def test_a_ledger_that_was_started_meanwhile_is_named(work):
 def test_a_ledger_keeps_readings_as_they_are(work):
     """The format on disk: a run that older code began goes on, and a line says only what it must."""
     items = [Item("NA", "\n", 1, 1.0, "mlp_output", 3, 1, "paper", None, id) for id in ("a", "b", "c")]
-    readings = [Reading('"quoted", 🎸', 0.25), Reading("", float("nan"), "oom", "out of memory, also alone"),
-                Reading("", 3.0, "nonfinite", "not finite")]  # fmt: skip
+    readings = [
+        Reading('"quoted", 🎸', 0.25, 1.5, -0.75),
+        Reading("", status="oom", message="out of memory, also alone"),
+        Reading("", 3.0, status="nonfinite", message="not finite"),
+    ]
     made = {"parts": 3, "batch_size": 3, "shares_prefix": False, "fused": True, "device": "cpu"}
     head = ledger.header(PLANS[1:], [items], Identity("tiny", "0123", "float32", "sdpa"))
     with Ledger(work / "mlp", head) as opened:
@@ -326,13 +330,19 @@ def test_a_ledger_keeps_readings_as_they_are(work):
     line = (work / "mlp" / "rows.jsonl").read_text()
     assert json.loads(line) == {
         "plan": 0, "id": ["a", "b", "c"], "result": ['"quoted", 🎸', "", ""], "rho": [0.25, None, 3.0],
-        "made": made | {"seconds": 1.234},
+        "entropy": [1.5, None, None], "log_prob": [-0.75, None, None], "made": made | {"seconds": 1.234},
         "failed": {"b": ["oom", "out of memory, also alone"], "c": ["nonfinite", "not finite"]},
     }  # fmt: skip
     with Ledger(work / "mlp", head) as again:
         assert str(again.readings[0]) == str(dict(zip("abc", readings, strict=True)))  # nan isn't equal to itself
         assert again.settled(0) == {"a", "c"} and again.done == 3 and again.batch_size(0) == 3
     assert sorted(head) == ["ids", "method_version", "model", "plans", "rows", "versions"]
+    older = json.loads(line)
+    del older["entropy"], older["log_prob"]
+    (work / "mlp" / "rows.jsonl").write_text(json.dumps(older) + "\n")
+    with Ledger(work / "mlp", head) as again:
+        [reading, *_] = again.readings[0].values()
+        assert reading.rho == 0.25 and math.isnan(reading.entropy) and math.isnan(reading.log_prob)
 
 
 def failing(readings, plan, limit_of, batch_size=8):

@@ -30,7 +30,7 @@ def test_every_field_has_a_column_and_every_column_a_meaning():
     assert len(set(ROW_COLUMNS)) == len(ROW_COLUMNS) == len(SCHEMA)
     assert all(column.meaning for column in SCHEMA)
     assert {column.type for column in SCHEMA} == {"text", "int", "number", "float"}
-    assert DIGITS == {"rho": 4, "score": 6, "score first item": 6, "score gold": 6}
+    assert DIGITS == {"rho": 4, "entropy": 3, "log_prob": 3, "score": 6, "score first item": 6, "score gold": 6}
 
 
 def test_statuses():

@@ -1,0 +1,195 @@
+"""How sure one can be of a reading: the probability that it describes its vector, from evidence that never sees the answer.
+
+A logistic regression per component, fitted on entities that are never judged: first on all their readings, which ranks
+them; then again on the one reading of each vector that ranks highest, since the best of many promises too much.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+
+from .. import InputError
+from ..words.files import write_atomically
+from .criteria import CELL
+from .evidence import EVIDENCE
+
+FILE = "confidence.json"  # in a folder of results
+BELIEVED = 0.5  # a lower probability: no reading to believe
+BINS = 15  # of a calibration error, with as many readings each
+LEAST_ROWS = 50  # readings of a component to fit on, and of both kinds
+
+
+class Fitted(NamedTuple):
+    """A logistic regression: the probability of a reading whose evidence is x is 1 / (1 + exp(−w·(x − mean)/scale − b)).
+
+    Attributes:
+        mean, scale, weights: of each of EVIDENCE.
+        intercept: b.
+    """
+
+    mean: list[float]
+    scale: list[float]
+    weights: list[float]
+    intercept: float
+
+    def log_odds(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return the logarithm of the odds of each reading, (n,); NaN where evidence is missing."""
+        standard = (rows[list(EVIDENCE)].to_numpy(float) - self.mean) / self.scale
+        return standard @ np.array(self.weights) + self.intercept
+
+
+class Confidence(NamedTuple):
+    """What the readings of one model are worth.
+
+    Attributes:
+        model: its name, fingerprint and dtype, and whatever else it was fitted with.
+        fitted: component -> its regression.
+        about: on what it was fitted and how it did on what it was not fitted on.
+    """
+
+    model: dict
+    fitted: dict[str, Fitted]
+    about: dict
+
+    def of(self, rows: pd.DataFrame) -> pd.Series:
+        """Return the probability that each reading is right; NaN where evidence is missing, or for another component.
+
+        Args:
+            rows: in the row schema, with the columns of EVIDENCE.
+        """
+        found = pd.Series(np.nan, rows.index, name="confidence")
+        for component, fitted in self.fitted.items():
+            part = rows[rows["component"] == component]
+            found[part.index] = probability(fitted.log_odds(part))
+        return found
+
+    def save(self, file: Path) -> None:
+        """Write it as JSON."""
+        fitted = {component: one._asdict() for component, one in self.fitted.items()}
+        with write_atomically(file) as out:
+            json.dump(self._replace(fitted=fitted)._asdict(), out, indent=1, ensure_ascii=False)
+            out.write("\n")
+
+    @classmethod
+    def load(cls, file: Path) -> "Confidence | None":
+        """Read it; None if there is no such file.
+
+        Raises:
+            InputError: not such a file, or of other evidence than this code gathers.
+        """
+        if not file.is_file():
+            return None
+        try:
+            held = json.loads(file.read_text(encoding="utf-8"))
+            fitted = {component: Fitted(**one) for component, one in held["fitted"].items()}
+            found = cls(held["model"], fitted, held["about"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError("confidence", str(file), f"not a file of a fitted confidence ({error})") from error
+        if found.about.get("evidence") != list(EVIDENCE):
+            raise InputError("confidence", str(file), f"fitted on other evidence; run how_sure again for {list(EVIDENCE)}")
+        return found
+
+
+def probability(log_odds: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(−x))."""
+    return 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
+
+
+def fit(rows: pd.DataFrame, right: Sequence[bool]) -> dict[str, Fitted]:
+    """Fit one regression per component: component -> regression, where there are readings enough of both kinds.
+
+    Args:
+        rows: in the row schema, with the columns of EVIDENCE.
+        right: (n,) whether each reading describes what its vector stands for.
+    """
+    fitted = {}
+    known = rows[list(EVIDENCE)].notna().all(axis=1) & (rows["status"] == "ok")
+    rows = rows.assign(right=np.asarray(right, dtype=bool))[known]
+    for component, part in rows.groupby("component", sort=False):
+        if min(part["right"].sum(), (~part["right"]).sum()) < LEAST_ROWS:
+            continue
+        ranked = _regression(part[list(EVIDENCE)].to_numpy(float), part["right"])
+        best = part.loc[best_of(part, pd.Series(ranked.log_odds(part), part.index))]
+        fitted[component] = _calibrated(ranked, best)
+    return fitted
+
+
+def best_of(rows: pd.DataFrame, values: pd.Series) -> list:
+    """Return the index of the row of each vector whose value is highest; of equals the first."""
+    cells = rows.groupby([name for name in CELL if name in rows], dropna=False, sort=False).ngroup()
+    return sorted(values.fillna(-np.inf).groupby(cells.to_numpy()).idxmax())
+
+
+def _regression(values: np.ndarray, right: pd.Series) -> Fitted:
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = values.mean(0), values.std(0)
+    scale[scale == 0] = 1.0
+    model = LogisticRegression().fit((values - mean) / scale, right)
+    return Fitted(mean.tolist(), scale.tolist(), model.coef_[0].tolist(), float(model.intercept_[0]))
+
+
+def _calibrated(ranked: Fitted, best: pd.DataFrame) -> Fitted:
+    """Return a regression with the same order, whose probabilities are those of the best reading of a vector."""
+    if best["right"].nunique() < 2:
+        return ranked
+    odds, share = ranked.log_odds(best), best["right"].mean()
+    again = _regression(odds[:, None], best["right"])
+    slope = float(np.clip(again.weights[0] / again.scale[0], 1e-3, 1))  # the order stays, and nothing gets surer
+    shift = brentq(lambda by: probability(slope * odds + by).mean() - share, -60, 60)
+    return ranked._replace(
+        weights=[slope * weight for weight in ranked.weights], intercept=slope * ranked.intercept + shift
+    )
+
+
+def out_of_category(rows: pd.DataFrame, right: Sequence[bool], categories: Sequence[str]) -> pd.Series:
+    """Return each reading's probability by regressions that were fitted on the entities of all other categories, (n,)."""
+    right, kinds = np.asarray(right, dtype=bool), np.asarray(categories)
+    found = pd.Series(np.nan, rows.index, name="confidence")
+    for kind in np.unique(kinds):
+        inside = kinds == kind
+        confidence = Confidence({}, fit(rows[~inside], right[~inside]), {})
+        found[rows.index[inside]] = confidence.of(rows[inside])
+    return found
+
+
+# How good it is
+
+
+def reliability(confidence: Sequence[float], right: Sequence[bool], bins: int = BINS) -> pd.DataFrame:
+    """Return the reliability diagram: bins with as many readings each, from the least sure to the surest.
+
+    Returns:
+        Columns readings, confidence (its mean), right (the share that is).
+    """
+    table = pd.DataFrame({"confidence": confidence, "right": np.asarray(right, dtype=float)}).dropna()
+    table = table.sort_values("confidence", kind="stable", ignore_index=True)
+    table["bin"] = np.arange(len(table)) * bins // max(len(table), 1)
+    grouped = table.groupby("bin")
+    return grouped[["confidence", "right"]].mean().assign(readings=grouped.size()).reset_index(drop=True)
+
+
+def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: int = BINS) -> float:
+    """Return the expected calibration error: how far, on average, promised and true share of a bin are apart."""
+    table = reliability(confidence, right, bins)
+    return float(np.average((table["confidence"] - table["right"]).abs(), weights=table["readings"]))
+
+
+def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float:
+    """Return the chance that a right reading has a higher confidence than a wrong one; NaN with only one kind."""
+    from sklearn.metrics import roc_auc_score
+
+    right = np.asarray(right, dtype=bool)
+    return float(roc_auc_score(right, confidence)) if 0 < right.sum() < len(right) else float("nan")
+
+
+def digest_of(rows: pd.DataFrame, right: Sequence[bool]) -> str:
+    """Return a digest of what a confidence was fitted on: the readings' ids, and which were right."""
+    told = "".join(f"{id}{int(one)}" for id, one in zip(rows["id"], right, strict=True))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""What the model itself tells of its readings: how sure it was, and whether a reading, read back in, is like its vector.
+
+Nothing here sees the words of the source prompt, a description or a score. The model is needed once more: one
+teacher-forced pass over what it wrote, and each reading as a source prompt of its own.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .. import InputError
+from ..engine.activations import Activations, CapturedPrompts, capture_batch
+from ..engine.prompt import PatchedPrompt
+from ..engine.teacher import score_texts
+from ..engine.vectors import amplified_vectors, vector_of
+from ..models.load import LanguageModel
+from ..words.components import COMPONENTS, Site
+from ..words.rows import ITEM_COLUMNS, Item
+from ..words.target import TargetPrompt
+from .criteria import LEAST_REFERENCES
+from .score import first_items
+
+EVIDENCE = {  # column -> what it is
+    "entropy": "entropy in nats of what the model would write first",
+    "item_log_prob": "mean log-probability of the first item's tokens under the vector",
+    "pmi": "the same, less their mean log-probability when nothing is patched",
+    "round_trip": "how much more the first item, read as a source prompt, is like the vector than like those of other "
+    "prompts: a cosine less a mean of cosines, centred on those prompts, in the same component and layer",
+}
+DECIMALS = 4
+TEXTS = 256  # that are captured at a time
+
+
+class Witness:
+    """Tells evidence of a model's readings, beside the vectors of other prompts.
+
+    Args:
+        references: the other prompts; one that is the reading's own is left out.
+        target_prompt: that was read with; the paper's if left out.
+
+    Raises:
+        InputError: fewer references than LEAST_REFERENCES and one more.
+    """
+
+    def __init__(self, lm: LanguageModel, references: Sequence[str], target_prompt: TargetPrompt | None = None):
+        self.lm, self.references = lm, tuple(dict.fromkeys(references))
+        if len(self.references) <= LEAST_REFERENCES:
+            why = f"evidence needs at least {LEAST_REFERENCES} other prompts to compare with, beside a reading's own"
+            raise InputError("references", len(self.references), why)
+        prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), 1)
+        self.target_prompt, self._replaced = prompt.target_prompt, prompt.placeholder_states
+        self._captured = [_last(activations) for activations in capture_batch(lm, self.references)]
+        self._unpatched: dict[str, float] = {}  # text -> its log-probability when nothing is patched
+
+    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return the evidence of some rows.
+
+        Args:
+            rows: in the row schema, of this model and target prompt.
+
+        Returns:
+            The columns of EVIDENCE, with the rows' index; NaN where there is no reading, or no such number.
+
+        Raises:
+            InputError: rows of another target prompt.
+        """
+        if others := set(rows["target prompt"]) - {self.target_prompt.name}:
+            raise InputError("rows", sorted(others), f"expected readings of the target prompt {self.target_prompt.name!r}")
+        found = pd.DataFrame(np.nan, rows.index, list(EVIDENCE))
+        rows = rows.assign(said=first_items(rows))
+        rows = rows[(rows["status"] == "ok") & (rows["said"] != "")].sort_values("source prompt", kind="stable")
+        if not len(rows):
+            return found
+        items = [
+            Item(**{field: row[name] for name, field in ITEM_COLUMNS.items()}) for row in rows.to_dict("records")
+        ]
+        sources = CapturedPrompts(self.lm, list(dict.fromkeys(rows["source prompt"])))
+        plain, amplified = [], []
+        for some in _by_prompt(items):  # one prompt's activations are in memory at a time
+            at = {some[0].source_prompt: sources[some[0].source_prompt]}
+            amplified.append(amplified_vectors(some, at, self._replaced))
+            plain += [vector_of(item, at[item.source_prompt], self._replaced[item.target]) for item in some]
+        written = [_up_to(item, result) for item, result in zip(rows["said"], rows["result"], strict=True)]
+        scores = score_texts(self.lm, torch.cat(amplified), rows["target layer"].tolist(), written, self.target_prompt)
+        log_prob = scores.log_prob.numpy()
+        found.loc[rows.index, "entropy"] = scores.entropy.numpy()
+        found.loc[rows.index, "item_log_prob"] = log_prob
+        found.loc[rows.index, "pmi"] = log_prob - self._when_unpatched(written)
+        found.loc[rows.index, "round_trip"] = self._round_trips(items, torch.stack(plain), rows["said"].tolist())
+        return found.round(DECIMALS)
+
+    def _when_unpatched(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the mean log-probability of each text when nothing is patched, (n,)."""
+        if new := sorted({*texts} - self._unpatched.keys()):
+            scores = score_texts(self.lm, None, 0, new, self.target_prompt)
+            self._unpatched |= dict(zip(new, scores.log_prob.tolist(), strict=True))
+        return np.array([self._unpatched[text] for text in texts])
+
+    def _round_trips(self, items: Sequence[Item], vectors: Tensor, texts: Sequence[str]) -> np.ndarray:
+        """Return each reading's round trip, (n,); NaN for a component that a text doesn't have by itself.
+
+        Args:
+            vectors: (n, width), not amplified.
+            texts: (n,) first items.
+        """
+        found = np.full(len(items), np.nan)
+        rows_of: dict[str, list[int]] = {}
+        for row, (item, text) in enumerate(zip(items, texts, strict=True)):
+            if item.component in COMPONENTS:
+                rows_of.setdefault(text, []).append(row)
+        distinct = sorted(rows_of)
+        for start in range(0, len(distinct), TEXTS):
+            some = distinct[start : start + TEXTS]
+            groups: dict[tuple[Site, str], list[tuple[int, Tensor]]] = {}
+            for text, activations in zip(some, capture_batch(self.lm, some), strict=True):
+                for row in rows_of[text]:
+                    site, own = items[row].source, items[row].source_prompt
+                    read = activations[site.component][site.layer, -1].float().cpu()
+                    groups.setdefault((site, own if own in self.references else ""), []).append((row, read))
+            for (site, own), pairs in groups.items():
+                rows, back = [row for row, _ in pairs], torch.stack([read for _, read in pairs])
+                found[rows] = round_trip(vectors[rows], back, self._others(site, own)).numpy()
+        return found
+
+    def _others(self, site: Site, own: str) -> Tensor:
+        """Return the references' vectors at a site, (references, width), without the reading's own prompt."""
+        return torch.stack(
+            [
+                last[site.component][site.layer]
+                for prompt, last in zip(self.references, self._captured, strict=True)
+                if prompt != own
+            ]
+        )
+
+
+def round_trip(vectors: Tensor, back: Tensor, references: Tensor) -> Tensor:
+    """Return cos(back − μ, v − μ) less its mean over references in the place of v, (n,); μ is the references' mean.
+
+    Without the centring, the direction that all vectors share would win.
+
+    Args:
+        vectors: (n, width), what was read.
+        back: (n, width), what its reading gives as a source prompt.
+        references: (m, width).
+    """
+    mean = references.mean(0)
+    vectors, back, others = (
+        torch.nn.functional.normalize(values - mean, dim=-1) for values in (vectors, back, references)
+    )
+    return (back * vectors).sum(-1) - (back @ others.T).mean(-1)
+
+
+def _last(activations: Activations) -> dict[str, Tensor]:
+    """Return the last token's vectors: component -> (layers, width) float32 on the CPU."""
+    return {component: activations[component][:, -1].float().cpu() for component in COMPONENTS}
+
+
+def _by_prompt(items: Sequence[Item]) -> list[list[Item]]:
+    """Group neighbouring items of the same source prompt."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.source_prompt, []).append(item)
+    return list(groups.values())
+
+
+def _up_to(item: str, result: str) -> str:
+    """Return what was written up to the end of the first item."""
+    return result[: result.index(item) + len(item)]

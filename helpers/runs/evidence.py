@@ -1,0 +1,132 @@
+"""The evidence of stored readings: gathered once a model, kept beside them, taken from there the next time."""
+
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from .. import InputError
+from ..judging.evidence import EVIDENCE, Witness
+from ..words.files import in_repository
+from . import ledger
+from .loop import stops
+from .progress import Bar
+from .readings import Readings
+from .results import read_about, save_results
+from .sweep import VERSIONS
+
+FILE = "evidence.csv.gz"  # in a folder of results: a row's id, and EVIDENCE
+AT_A_TIME = 1000  # rows whose evidence is gathered, and kept, together
+METHOD = 1  # raised when a number could change
+
+
+def evidence_for(
+    readings: Readings, rows: pd.DataFrame, references: Sequence[str], bar: Callable | None = Bar
+) -> pd.DataFrame:
+    """Return the evidence of some readings of a model; afterwards it is in the folder of results, as FILE.
+
+    It is taken from there, or from `settings.reuse`, where it is; the model loads only if some is missing. What a run
+    that was stopped has gathered is not gathered again.
+
+    Args:
+        readings: whose model and folder.
+        rows: in the row schema, of this model, with ids; of the paper's target prompt.
+        references: other prompts, whose vectors a reading's is compared with.
+
+    Returns:
+        Columns id and EVIDENCE, in the rows' order.
+
+    Raises:
+        InputError: rows of another model, too few references, or rows of another target prompt.
+        Stopped, Terminated: as `loop.finish`.
+    """
+    wanted = rows["id"].tolist()
+    head = _head(readings, references)
+    settings = readings.settings
+    beside = [in_repository(file).parent for file in getattr(settings, "results", ())]
+    folders = {readings.folder, *beside, *([in_repository(settings.reuse)] if settings.reuse else [])}
+    work = ledger.run_folder(readings.folder) / "evidence.jsonl"
+    found = {} if settings.new else _kept(work, head)
+    for folder in () if settings.new else folders:
+        found |= _stored(folder, head)
+    missing = rows[~rows["id"].isin(found.keys())].sort_values("source prompt", kind="stable")
+    if len(missing):
+        found |= _gathered(readings, missing, references, work, head, bar)
+    table = pd.DataFrame([(id, *found[id]) for id in wanted], columns=["id", *EVIDENCE])
+    table.attrs = head
+    save_results(table, readings.folder / FILE)
+    work.unlink(missing_ok=True)
+    return table
+
+
+def with_evidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return rows with the columns of EVIDENCE, from the file in a folder of results; NaN where it has none.
+
+    Args:
+        rows: in the row schema; without ids, as others publish them, they have no evidence.
+    """
+    kept = rows.drop(columns=list(EVIDENCE), errors="ignore")
+    if "id" not in rows or not (folder / FILE).is_file():
+        return kept.assign(**dict.fromkeys(EVIDENCE, float("nan")))
+    table = pd.read_csv(folder / FILE, dtype={"id": "str"}).set_index("id")
+    return kept.join(table, on="id")
+
+
+def _head(readings: Readings, references: Sequence[str]) -> dict:
+    """Return what evidence depends on, beside the readings themselves."""
+    card = readings.card
+    card.source.fetch_weights()
+    return {
+        "evidence": METHOD,
+        "model": {"name": card.slug, "fingerprint": card.source.fingerprint(), "dtype": readings.settings.dtype},
+        "references": {"prompts": len(references), "digest": ledger.digest_of(references)},
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
+def _stored(folder: Path, head: dict) -> dict[str, tuple[float, ...]]:
+    """Return what a folder of results has: id -> numbers; {} if it was made with anything else."""
+    about = read_about(folder / FILE)
+    if not (folder / FILE).is_file() or any(about.get(key) != value for key, value in head.items()):
+        return {}
+    table = pd.read_csv(folder / FILE, dtype={"id": "str"})
+    return {id: tuple(numbers) for id, *numbers in table.itertuples(index=False, name=None)}
+
+
+def _kept(work: Path, head: dict) -> dict[str, tuple[float, ...]]:
+    """Return what runs that were stopped have gathered."""
+    found = {}
+    for line in ledger.lines_of(work):
+        if line["head"] == head:
+            numbers = zip(*([float("nan") if one is None else one for one in line[name]] for name in EVIDENCE), strict=True)
+            found |= dict(zip(line["id"], numbers, strict=True))
+    return found
+
+
+def _gathered(
+    readings: Readings, rows: pd.DataFrame, references: Sequence[str], work: Path, head: dict, bar: Callable | None
+) -> dict[str, tuple[float, ...]]:
+    """Gather the evidence of some rows, a part at a time, each kept in a line of a file."""
+    lm = readings.lm
+    if lm.fingerprint != head["model"]["fingerprint"]:
+        raise InputError("model", lm.name, "its files changed while they were read")
+    witness = Witness(lm, references)
+    work.parent.mkdir(parents=True, exist_ok=True)
+    drawn = bar(len(rows), "evidence", 0) if bar else None
+    with stops() as stopped_by, open(work, "a", encoding="utf-8") as file:
+        file.write("\n" if file.tell() else "")  # after a line that was torn
+        for start in range(0, len(rows), AT_A_TIME):
+            part = rows[start : start + AT_A_TIME]
+            found = witness.of(part)
+            columns = {name: [None if one != one else one for one in found[name].tolist()] for name in EVIDENCE}
+            file.write(json.dumps({"head": head, "id": part["id"].tolist(), **columns}) + "\n")
+            file.flush()
+            if drawn is not None:
+                drawn.update(len(part))
+            if (kind := stopped_by()) and start + AT_A_TIME < len(rows):
+                raise kind(f"the evidence of {start + len(part):,} of {len(rows):,} rows is kept")
+    if drawn is not None:
+        drawn.close()
+    return _kept(work, head)

@@ -1,0 +1,101 @@
+"""What the model tells of its readings, against a plain way, one reading at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import InputError
+from helpers.engine.activations import capture
+from helpers.engine.prompt import PatchedPrompt
+from helpers.engine.teacher import score_texts
+from helpers.judging.evidence import EVIDENCE, Witness, round_trip
+from helpers.runs.sweep import sweep
+from helpers.words.prompts import read_prompts
+from helpers.words.target import TargetPrompt
+
+REFERENCES = read_prompts("data/prompts.csv", 12)
+
+
+@pytest.fixture(scope="module")
+def read(lm):
+    """Readings of one prompt that is a reference and one that isn't, in two layers and components; some say nothing."""
+    prompts = [REFERENCES[0], "Diana, Princess of Wales"]
+    return sweep(lm, prompts, ["mlp_output", "hidden_state"], [2, 5], [1, 4], target_layer=0)
+
+
+def last(lm, prompt, component, layer):
+    return capture(lm, prompt)[component][layer, -1].float()
+
+
+def cosine(first, second):
+    return torch.nn.functional.cosine_similarity(first, second, dim=0).item()
+
+
+def test_the_evidence_equals_a_plain_way(lm, read):
+    found = Witness(lm, REFERENCES).of(read)
+    assert list(found) == list(EVIDENCE) and found.index.equals(read.index)
+    says = read["first item"] != ""
+    assert found[says].notna().all(axis=None) and found[~says].isna().all(axis=None) and says.sum() > 8
+    for index in read.index[says][::2]:
+        row = read.loc[index]
+        prompt, component, layer = row["source prompt"], row["component"], row["layer"]
+        vector = last(lm, prompt, component, layer)
+        written = row["result"][: row["result"].index(row["first item"]) + len(row["first item"])]
+        scores = score_texts(lm, row["amplification value"] * vector[None], 0, [written])
+        unpatched = score_texts(lm, None, 0, [written])
+        assert found.loc[index, "entropy"] == pytest.approx(row["entropy"], abs=1e-3), "as the reading itself says"
+        assert found.loc[index, "item_log_prob"] == pytest.approx(scores.log_prob.item(), abs=1e-3)
+        assert found.loc[index, "pmi"] == pytest.approx((scores.log_prob - unpatched.log_prob).item(), abs=1e-3)
+        others = [last(lm, other, component, layer) for other in REFERENCES if other != prompt]
+        assert len(others) == 12 - (prompt in REFERENCES)
+        mean, back = sum(others) / len(others), last(lm, row["first item"], component, layer)
+        expected = cosine(back - mean, vector - mean) - np.mean([cosine(back - mean, other - mean) for other in others])
+        assert found.loc[index, "round_trip"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_it_never_sees_the_prompts_words_or_a_score(lm, read):
+    """Renamed prompts whose vectors are the same give the same; so do other scores."""
+    witness = Witness(lm, REFERENCES)
+    other = read.assign(score=0.5, **{"score gold": 0.1, "score first item": -0.2})
+    assert witness.of(other).equals(witness.of(read))
+
+
+def test_order_and_company_do_not_matter(lm, read):
+    witness = Witness(lm, REFERENCES)
+    whole, mixed = witness.of(read), read.sample(frac=1, random_state=0)
+    assert np.allclose(witness.of(mixed).loc[read.index], whole, atol=2e-3, equal_nan=True)
+    assert np.allclose(witness.of(read[5:6]), whole[5:6], atol=2e-3, equal_nan=True)
+
+
+def test_what_has_no_reading_has_no_evidence(lm, read):
+    rows = read.copy()
+    rows.loc[0, ["status", "result", "first item"]] = ["nonfinite", "", ""]
+    rows.loc[1, ["result", "first item"]] = [", and", ""]
+    found = Witness(lm, REFERENCES).of(rows)
+    assert found.loc[[0, 1]].isna().all(axis=None) and found.loc[[2, 3]].notna().all(axis=None)
+    random = sweep(lm, "Titanic", ["random[mlp_output]"], 2, 1, target_layer=0)
+    [row] = Witness(lm, REFERENCES).of(random).to_dict("records")
+    assert np.isnan(row["round_trip"]) and np.isfinite(row["pmi"]), "no text has a random vector"
+
+
+def test_a_vector_that_is_read_right_comes_back():
+    generator = torch.Generator().manual_seed(0)
+    references, vectors = torch.randn(20, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    assert (round_trip(vectors, vectors, references) > 0.6).all()
+    shared = round_trip(vectors, references.mean(0) + 1e-3 * torch.randn(3, 8, generator=generator), references)
+    assert (shared.abs() < 0.9).all() and not torch.allclose(shared, round_trip(vectors, vectors, references))
+
+
+def test_wrong_input_is_refused(lm, read):
+    with pytest.raises(InputError, match="references=10: evidence needs at least 10 other prompts"):
+        Witness(lm, REFERENCES[:10])
+    with pytest.raises(InputError, match="expected readings of the target prompt 'custom"):
+        Witness(lm, REFERENCES, TargetPrompt("Paris: a city, x")).of(read)
+
+
+def test_where_nothing_is_patched_the_pmi_is_nothing(lm):
+    """A reading of the placeholder's own state tells nothing beyond the prompt."""
+    own = PatchedPrompt(lm, TargetPrompt(), 1).placeholder_states
+    rows = sweep(lm, "Titanic", ["none"], 2, 1, target_layer=0)
+    [row] = Witness(lm, REFERENCES).of(rows).to_dict("records")
+    assert row["pmi"] == pytest.approx(0, abs=1e-3) and len(own) == lm.num_layers

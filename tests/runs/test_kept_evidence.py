@@ -1,0 +1,86 @@
+"""Evidence is gathered once, kept beside the readings, and survives a stop."""
+
+import pandas as pd
+import pytest
+from tables import QuickJudge, make_readings
+
+from helpers import InputError
+from helpers.judging.evidence import EVIDENCE, Witness
+from helpers.runs import evidence, ledger
+from helpers.runs.evidence import FILE, evidence_for, with_evidence
+from helpers.runs.session import Session
+from helpers.words.plans import make_plan
+from helpers.words.settings import ModelSettings
+
+REFERENCES = [f"Reference number {number}" for number in range(12)]
+PLAN = make_plan(["Titanic", "King Kong", "Star Wars"], layers=[1, 2], amplifiers=[1, 3], max_new_tokens=4)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch, tiny_folder):
+    """Make readings of the small model, each as in a new process."""
+    monkeypatch.setattr(ledger, "WORK", tmp_path / "work")
+
+    def readings(out_dir="a", **settings):
+        session = Session(ModelSettings.of({"model": str(tiny_folder)}), QuickJudge())
+        return make_readings(tiny_folder, tmp_path / out_dir, None, session, **settings)
+
+    return readings
+
+
+@pytest.fixture
+def rows(make):
+    return make().of("mlp_output.csv", [PLAN])
+
+
+def test_evidence_is_gathered_once(make, rows, monkeypatch):
+    first = evidence_for(make(), rows, REFERENCES, bar=None)
+    assert list(first) == ["id", *EVIDENCE] and first["id"].tolist() == rows["id"].tolist()
+    whole = (make().folder / FILE).read_bytes()
+    monkeypatch.setattr(Witness, "of", lambda *_: pytest.fail("it is there"))
+    again = evidence_for(make(), rows, REFERENCES, bar=None)
+    assert again.equals(first) and (make().folder / FILE).read_bytes() == whole
+    elsewhere = evidence_for(make("b", reuse=str(make().folder)), rows, REFERENCES, bar=None)
+    assert elsewhere.equals(first), "it is taken from there"
+    beside = with_evidence(rows, make().folder)
+    assert beside[list(EVIDENCE)].equals(first[list(EVIDENCE)])
+
+
+def test_a_stop_loses_nothing(make, rows, monkeypatch):
+    whole = evidence_for(make("whole"), rows, REFERENCES, bar=None)
+    monkeypatch.setattr(evidence, "AT_A_TIME", 4)
+    usual, asked = Witness.of, []
+
+    def dies(witness, part):
+        asked.append(len(part))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return usual(witness, part)
+
+    monkeypatch.setattr(Witness, "of", dies)
+    with pytest.raises(KeyboardInterrupt):
+        evidence_for(make(), rows, REFERENCES, bar=None)
+    found = evidence_for(make(), rows, REFERENCES, bar=None)
+    assert asked == [4, 4, 4, 4], "of three parts, two were kept"
+    pd.testing.assert_frame_equal(found, whole, atol=2e-3)
+    assert not list((make().folder.parent / "work").rglob("evidence.jsonl")), "it is in the results now"
+
+
+def test_other_references_or_a_torn_line_are_gathered_anew(make, rows):
+    first = evidence_for(make(), rows, REFERENCES, bar=None)
+    other = evidence_for(make(), rows, REFERENCES[::-1][:11], bar=None)
+    assert not other["round_trip"].equals(first["round_trip"]) and other["entropy"].equals(first["entropy"])
+    work = ledger.run_folder(make("c").folder) / "evidence.jsonl"
+    work.parent.mkdir(parents=True, exist_ok=True)
+    work.write_text('{"head": {')
+    assert evidence_for(make("c"), rows, REFERENCES, bar=None).equals(first)
+    with pytest.raises(InputError, match="references=3"):
+        evidence_for(make("d"), rows, REFERENCES[:3], bar=None)
+
+
+def test_rows_without_evidence_have_none(make, rows, tmp_path):
+    assert with_evidence(rows, tmp_path)[list(EVIDENCE)].isna().all(axis=None)
+    assert with_evidence(rows.drop(columns="id"), make().folder)[list(EVIDENCE)].isna().all(axis=None)
+    evidence_for(make(), rows[:4], REFERENCES, bar=None)
+    beside = with_evidence(rows, make().folder)
+    assert beside["pmi"][:4].notna().all() and beside["pmi"][4:].isna().all() and len(beside) == len(rows)
