@@ -57,6 +57,7 @@ _FACE = {
     "make_plan": "words.plans",
     "TargetPrompt": "words.target",
     "Sampling": "words.decoding",
+    "Contrast": "words.decoding",
     "choose": "judging.criteria",
     "Judge": "judging.judge",
     "similarity": "judging.judge",

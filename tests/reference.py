@@ -58,3 +58,30 @@ def plain_interpret(model, tokenizer, vector, target_layer, target_text, placeho
     finally:
         handle.remove()
     return tokenizer.decode(tokens[0, length:], skip_special_tokens=True)
+
+
+@torch.no_grad()
+def plain_contrast(model, tokenizer, vector, target_layer, target_text, weight, floor, max_new_tokens=10):
+    """Return what is written step by step from z + weight·(z − z_null), the whole text read anew in every step."""
+    prompt, written = tokenizer(target_text, return_tensors="pt").input_ids, []
+    placeholder = prompt.shape[1] - 1
+
+    def overwrite(module, args, output):
+        (output[0] if isinstance(output, tuple) else output)[0, placeholder] = vector
+
+    while len(written) < max_new_tokens:
+        ids = torch.cat([prompt, torch.tensor([written], dtype=torch.long)], 1)
+        null = model(ids).logits[0, -1]
+        handle = blocks_of(model)[target_layer].register_forward_hook(overwrite)
+        try:
+            logits = model(ids).logits[0, -1]
+        finally:
+            handle.remove()
+        probability = logits.softmax(0)
+        scores = logits + weight * (logits - null)
+        scores[probability < floor * probability.max()] = -torch.inf
+        token = int(scores.argmax())
+        if token == model.generation_config.eos_token_id:
+            break
+        written.append(token)
+    return tokenizer.decode(written, skip_special_tokens=True)

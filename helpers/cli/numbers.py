@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from .. import ROOT
-from ..experiments import EXPERIMENTS
+from ..experiments import EXPERIMENTS, ways_to_amplify
 from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
 from ..experiments.model_sizes import AS_DEEP, EARLY
@@ -345,6 +345,21 @@ def blind() -> str:
     )
     header = ["", "one plain", "one fixed α", "one chosen blind", "the best of all, which sees the answer", "blind / best"]
     return f"{rows_of(header, rows)}\n\n{said}"
+
+
+@number
+def ways() -> str:
+    """Lay out what one setting of each way to amplify gives, of the models that have tried them."""
+    rows, names = [], [PLAIN.name, *ways_to_amplify.FORMULAS]
+    for model in (model for model in CATALOGUE if (ROOT / "data" / model / "ways_to_amplify_found.csv").is_file()):
+        found = table_of(model, "ways_to_amplify_found")
+        found = found[found["choice"] == ways_to_amplify.FIXED]
+        for (rule, component), of in found.groupby(["judged by", "component"], sort=False):
+            of = of.set_index("way")
+            cells = [f"{_in_points(of.loc[name])}, {of.loc[name, 'setting']}" if name in of.index else "" for name in names]
+            rows.append([f"{model}, {plural(component)}, {RULES[rule].label}", *cells])
+    header = ["", *(METHODS[name].label if name in METHODS else f"{name}: {ways_to_amplify.FORMULAS[name]}" for name in names)]
+    return rows_of(header, rows)
 
 
 @number

@@ -1,5 +1,6 @@
 """The method in two calls: interpret vectors, or run a plan batch by batch."""
 
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,14 +10,15 @@ from torch import Tensor
 from .. import InputError
 from ..models.load import LanguageModel
 from ..words.components import Site
-from ..words.decoding import Sampling
+from ..words.decoding import Contrast, Decoding
 from ..words.plans import Plan
-from ..words.rows import DIGITS, STATUSES, Item, Reading
+from ..words.rows import DIGITS, NO_VECTOR, STATUSES, Item, Reading
 from ..words.target import TargetPrompt
 from .activations import CapturedPrompts
 from .batches import Failures, check_batch_size, find_batch_size, is_out_of_memory, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
 from .prompt import PatchedPrompt
+from .references import ReferenceMeans
 from .vectors import amplified_vectors, as_seed
 
 
@@ -40,7 +42,7 @@ def interpret(
     target_prompt: TargetPrompt | None = None,
     max_new_tokens: int = 10,
     batch_size: int | None = None,
-    decoding: Sampling | None = None,
+    decoding: Decoding | None = None,
     seeds: Sequence[int] | None = None,
     fused: bool | None = None,
 ) -> list[str]:
@@ -52,7 +54,7 @@ def interpret(
         target_prompt: T; the paper's if left out.
         batch_size: rows at a time; found by memory and a short measurement if left out. Never changes a text in
             float32.
-        decoding: None is greedy.
+        decoding: None is greedy; `Sampling` or `Contrast`.
         seeds: (n,) for sampling; 0 … n−1 if left out.
         fused: compile the model's blocks first; if left out, when n is large enough to pay for it (compile.FROM_ROWS).
 
@@ -109,6 +111,7 @@ def run(
     prompt: PatchedPrompt | None = None,
     sources: CapturedPrompts | None = None,
     items: list[Item] | None = None,
+    references: ReferenceMeans | None = None,
 ) -> Iterator[Batch]:
     """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
 
@@ -125,12 +128,13 @@ def run(
         prompt: the plan's target prompt, if it was read before; one that was made for something else isn't used.
         sources: the plan's captured prompts, likewise.
         items: the plan's items on this model, with ids, if they were expanded before.
+        references: the means of the plan's references, likewise.
 
     Raises:
         InputError: at the call, before anything is computed, if the plan doesn't fit the model.
         SameFailures: many rows in a row failed in the same way.
     """
-    reader = Reader(lm, plan, batch_size, fused, prompt, sources, items)
+    reader = Reader(lm, plan, batch_size, fused, prompt, sources, items, references)
 
     def batches():
         for start in reader.starts:
@@ -160,6 +164,7 @@ class Reader:
         prompt: PatchedPrompt | None = None,
         sources: CapturedPrompts | None = None,
         items: list[Item] | None = None,
+        references: ReferenceMeans | None = None,
     ):
         check_batch_size(batch_size)
         self.items = plan.items(lm, lm.identity) if items is None else items
@@ -167,7 +172,9 @@ class Reader:
             prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
         if not (sources and sources.is_for(lm, plan.prompts)):
             sources = CapturedPrompts(lm, plan.prompts)
-        self._prompt, self._sources = prompt, sources
+        if plan.references and not (references and references.is_for(lm, plan.references)):
+            references = ReferenceMeans(lm, plan.references)
+        self._prompt, self._sources, self._references = prompt, sources, references
         self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding)
         self.size = self._writer.size
 
@@ -186,7 +193,7 @@ class Reader:
 
         def given(part: slice) -> tuple[Tensor, Sequence[Site], Sequence[int]]:
             some = items[part]
-            vectors = amplified_vectors(some, self._sources, prompt.placeholder_states)
+            vectors = amplified_vectors(some, self._sources, prompt.placeholder_states, self._references)
             return vectors, [item.target for item in some], [as_seed(f"{item.seed} {item.id}") for item in some]
 
         readings, parts = self._writer.write(len(items), given)
@@ -206,12 +213,13 @@ class _Writer:
     """
 
     def __init__(
-        self, prompt: PatchedPrompt, rows: int, batch_size: int | None, fused: bool | None, decoding: Sampling | None
+        self, prompt: PatchedPrompt, rows: int, batch_size: int | None, fused: bool | None, decoding: Decoding | None
     ):
         self._prompt, self._decoding, self._failures = prompt, decoding, Failures()
-        self.size = batch_size or find_size(prompt, rows)
+        each = 2 if isinstance(decoding, Contrast) else 1  # rows of the model: a contrasted row has its null beside it
+        self.size = batch_size or max(1, find_size(prompt, each * rows) // each)
         pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # the only device on which it was measured
-        self.fused = (pays if fused is None else fused) and prompt.fuse(self.size)
+        self.fused = (pays if fused is None else fused) and prompt.fuse(each * self.size)
         if fused and not self.fused:
             why = prompt.why_not or "no shared prefix"
             raise InputError("fused", fused, f"this model can't be compiled here ({why})")
@@ -249,7 +257,8 @@ class _Writer:
 def _reading(text: str, finite: bool, numbers: tuple[float, float, float]) -> Reading:
     rho, entropy, log_prob = numbers
     if not finite:
-        return Reading("", _rounded_rho(rho), status="nonfinite", message=STATUSES["nonfinite"])
+        message = NO_VECTOR if math.isnan(rho) else STATUSES["nonfinite"]
+        return Reading("", _rounded_rho(rho), status="nonfinite", message=message)
     return Reading(text, _rounded_rho(rho), round(entropy, DIGITS["entropy"]), round(log_prob, DIGITS["log_prob"]))
 
 

@@ -12,14 +12,14 @@ from transformers import DynamicCache
 from .. import InputError
 from ..models.load import LanguageModel
 from ..words.components import Site
-from ..words.decoding import Sampling
+from ..words.decoding import Contrast, Decoding, Sampling
 from ..words.plans import locate
 from ..words.target import TargetPrompt
 from .attention import SharedPrefixCache, can_share, shared_prefix_attention
 from .batches import is_out_of_memory, one_line
 from .compile import compile_blocks, compiled
 from .hooks import patch, record
-from .sampling import draw, entropy_of, greedy, log_prob_of
+from .sampling import contrasted, draw, entropy_of, greedy, log_prob_of
 
 SAME_LOGITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative difference that rounding explains
 
@@ -116,12 +116,15 @@ class PatchedPrompt:
         self,
         vectors: Tensor,
         targets: Sequence[Site],
-        decoding: Sampling | None = None,
+        decoding: Decoding | None = None,
         seeds: Sequence[int] | None = None,
         max_new_tokens: int | None = None,
         fused: bool | None = None,
     ) -> Written:
         """Write new tokens for one batch.
+
+        Under `Contrast`, the model runs twice as many rows: behind the patched ones stand their nulls, which no hook
+        touches and which are given the tokens that the patched ones choose.
 
         Args:
             vectors: (rows, width) float32, already amplified.
@@ -129,24 +132,29 @@ class PatchedPrompt:
             decoding: None is greedy.
             seeds: (rows,) of one generator per row, so that a row's draws don't depend on its batch.
             max_new_tokens: fewer than the prompt was made for, if given.
-            fused: run the compiled blocks; if left out, whenever they were compiled for so many rows.
+            fused: run the compiled blocks; if left out, whenever they were compiled for so many rows of the model.
         """
-        rows = len(vectors)
+        copies = 2 if isinstance(decoding, Contrast) else 1
+        rows = copies * len(vectors)
         fused = rows in self.fused_rows if fused is None else fused
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds] if decoding else None
+        drawn = isinstance(decoding, Sampling)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds] if drawn else None
         stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), dtype=torch.long, device=self.lm.device)
 
         with self._prepared(rows, fused) as cache:
             with self._patched(targets, vectors):  # the only pass that is patched
                 logits = self._next_logits(self.tail.expand(rows, -1), cache)
-            new_tokens, finite, entropy = [], True, entropy_of(logits)
+            new_tokens, finite, entropy = [], True, entropy_of(logits[: len(vectors)])
             ended, log_prob, length = torch.zeros_like(entropy, dtype=torch.bool), 0, 0
             for step in range(max_new_tokens or self.max_new_tokens):
                 if step:
-                    logits = self._next_logits(new_tokens[-1][:, None], cache)
-                largest, chosen = greedy(logits)
+                    logits = self._next_logits(new_tokens[-1].repeat(copies)[:, None], cache)
+                scores, logits = logits, logits[: len(vectors)]  # how sure it was is told by the patched rows alone
+                if copies > 1:
+                    scores = contrasted(decoding, *scores.chunk(copies))
+                largest, chosen = greedy(scores)
                 usable = largest.isfinite()  # the largest of logits with a NaN is the NaN
-                if decoding:
+                if drawn:
                     chosen = torch.where(usable, draw(decoding, logits.float(), generators), chosen)
                 finite = finite & (usable | ended)
                 new_tokens.append(chosen)

@@ -1,4 +1,4 @@
-"""How new tokens are chosen: the likeliest, or drawn row by row, so that batching never changes a row; how sure it was."""
+"""How new tokens are chosen: the likeliest, alone or in contrast to a null, or drawn row by row; how sure it was."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from ..words.decoding import Sampling
+from ..words.decoding import Contrast, Sampling
 
 BLOCK = 512  # entries of the vocabulary that `greedy` first compares among themselves
 FEW = 256  # tokens that nearly always hold top_p of the probability
@@ -35,8 +35,24 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     return best.values, winner * block + best.indices
 
 
+def contrasted(contrast: Contrast, logits: Tensor, null: Tensor) -> Tensor:
+    """Return z + weight·(z − z_null), −inf for tokens that are far less likely under z than the likeliest.
+
+    Args:
+        logits: (rows, vocabulary) z, in any dtype.
+        null: (rows, vocabulary) z_null, of rows in which nothing is patched and which have written the same tokens.
+
+    Returns:
+        (rows, vocabulary) float32; NaN in rows whose z has a NaN.
+    """
+    z = logits.float()
+    largest = z.amax(-1, keepdim=True)
+    least = largest + math.log(contrast.floor) if contrast.floor else torch.full_like(largest, -torch.inf)
+    return (z + contrast.weight * (z - null.float())).masked_fill(z < least, -torch.inf)  # no NaN is less
+
+
 def draw(sampling: Sampling, logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw a token for each row, with the row's own generator.
+    """Draw a token for each row, with the row's own generator, so that batching never changes a row.
 
     The exponential race: the largest of p_i / e_i, with e_i exponential, is i with probability p_i. Unlike a draw
     from cumulated probabilities, it doesn't hang on the last digits of 50,000 sums.

@@ -57,8 +57,8 @@ class Held:
         if self._reader is None or self._plan != plan or batch_size not in (None, self._reader.size):
             items = self._reader.items if self._reader and self._plan == plan else None
             self._reader = None  # freed before the next one is made
-            shared = {"prompt": session.prompt_for(plan), "sources": session.sources_for(plan), "items": items}
-            self._reader, self._plan = Reader(session.lm, plan, batch_size, fused=False, **shared), plan
+            shared = {"fused": False, "items": items} | session.shared_by(plan)
+            self._reader, self._plan = Reader(session.lm, plan, batch_size, **shared), plan
         return self._reader
 
 

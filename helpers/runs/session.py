@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..engine.activations import CapturedPrompts
     from ..engine.interpret import Batch
     from ..engine.prompt import PatchedPrompt
+    from ..engine.references import ReferenceMeans
     from ..judging.judge import Judge
     from ..models.load import LanguageModel, ModelCard
 
@@ -32,7 +33,7 @@ class Session:
 
     def __init__(self, settings: ModelSettings, judge: "Judge | None" = None):
         self.settings, self._judge = settings, judge
-        self._prompt, self._captured = None, None
+        self._prompt, self._captured, self._references = None, None, None
         self._kept: ExitStack | None = None
         self._workers: Source | None = None
 
@@ -115,14 +116,29 @@ class Session:
             self._captured = CapturedPrompts(self.lm, plan.prompts)
         return self._captured
 
+    def references_for(self, plan: Plan) -> "ReferenceMeans | None":
+        """Return the means of a plan's references, if it has some; made again only when the references are others."""
+        from ..engine.references import ReferenceMeans
+
+        if plan.references and not (self._references and self._references.is_for(self.lm, plan.references)):
+            self._references = None
+            self._references = ReferenceMeans(self.lm, plan.references)
+        return self._references if plan.references else None
+
+    def shared_by(self, plan: Plan) -> dict:
+        """Return what `engine.interpret.Reader` takes of what was read before for other plans."""
+        return {
+            "prompt": self.prompt_for(plan), "sources": self.sources_for(plan), "references": self.references_for(plan)
+        }  # fmt: skip
+
     def batches(
         self, plan: Plan, items: list[Item], batch_size: int | None, done: Collection[str]
     ) -> Iterator[list["Batch"]]:
         """Read a plan in this process; see `loop.Source`."""
         from ..engine.interpret import run
 
-        shared = {"prompt": self.prompt_for(plan), "sources": self.sources_for(plan), "items": items}
-        return ([batch] for batch in run(self.lm, plan, batch_size, done=done, **shared))
+        made = run(self.lm, plan, batch_size, done=done, items=items, **self.shared_by(plan))
+        return ([batch] for batch in made)
 
     def describe(self, *plans: Plan) -> dict:
         """Return what makes the results; see `sweep.describe`."""

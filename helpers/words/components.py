@@ -1,4 +1,4 @@
-"""What is read: each component's name, what it is called in sentences, and the paper's settings for it."""
+"""What is read, and how it is amplified: each component's name, what it is called, and the paper's settings for it."""
 
 import re
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from .. import InputError
 MLP_GRID = (1, 3, 6, 9, 12, 15)
 FINE_GRID = (1, 1.3, 1.5, 1.7, 1.9, 2, 3, 4, 5, 6)
 GENTLE_GRID = (1, 1.5, 2, 3, 4, 6)
+NORM_GRID = (0.5, 1, 1.5, 2, 3, 4, 6)  # a length beside the placeholder's own fits all layers and models
 
 
 class Kind(NamedTuple):
@@ -48,7 +49,39 @@ COMPONENTS = {  # what a block is recorded by
 GRIDS = {name: kind.grid for name, kind in COMPONENTS.items()}
 EVALUATED = {name: kind.target_layer for name, kind in COMPONENTS.items() if kind.target_layer is not None}
 READ_ONCE = ("zero", "none")  # no amplifier changes them
-ALLOWED = f"expected {', '.join(COMPONENTS)}, guidance, mlp_sum[a-b], random[one of the first four], zero or none"
+
+
+class Way(NamedTuple):
+    """A way to amplify a vector v: what is put at the placeholder, in one line.
+
+    h is the placeholder's own hidden state at the target layer. μ_h and μ_v are means over the last tokens of reference
+    prompts, without the prompt itself: of hidden states at the target layer, and of the component at the source layer.
+
+    Attributes:
+        component: how such a component is named, X being one of COMPONENTS.
+        formula: what is put at the placeholder.
+        symbol: what the amplifier is called in it.
+        grid: amplifiers to try; empty where they are the component's own (GRIDS).
+    """
+
+    component: str
+    formula: str
+    symbol: str
+    grid: tuple[float, ...] = ()
+
+
+WAYS = {
+    "plain": Way("X", "α·v", "α"),  # the paper
+    "centred": Way("centred[X]", "μ_h + α·(v − μ_v)", "α", GENTLE_GRID),
+    "guidance": Way("guidance", "h_PreMLP + w·mlp", "w", MLP_GRID),  # the paper's §3.5
+    "norm": Way("norm[X]", "ρ·‖h‖·v/‖v‖", "ρ", NORM_GRID),
+    "norm_add": Way("norm_add[X]", "h + c·‖h‖·v/‖v‖", "c", NORM_GRID),
+}
+COMPOSED = tuple(name for name, way in WAYS.items() if way.component == f"{name}[X]")
+ALLOWED = (
+    f"expected {', '.join(COMPONENTS)}, guidance, mlp_sum[a-b], zero, none, or "
+    f"{', '.join(f'{name}[X]' for name in ('random', *COMPOSED))} of one of the first four"
+)
 
 
 class Site(NamedTuple):
@@ -71,9 +104,10 @@ class Component:
         kind: one of COMPONENTS;
             "guidance", h_PreMLP + w·mlp with the amplifier as w: 0 is h_PreMLP, 1 the hidden state (paper §3.5);
             "mlp_sum", the sum of mlp_output over blocks a … b (§6);
+            a way to amplify another component, "centred", "norm" or "norm_add" (WAYS);
             and controls: "random", a normal vector of the same norm as the vector that it stands for; "zero";
             "none", the placeholder's own hidden state, so that nothing is patched.
-        of: whose norm a "random" vector has.
+        of: whose norm a "random" vector has; which component is amplified in a way of its own.
         blocks: the blocks (a, b) of "mlp_sum".
     """
 
@@ -83,12 +117,17 @@ class Component:
 
     @property
     def is_amplified(self) -> bool:
-        """Tell whether α multiplies the vector; zeros and nothing are read once, and guidance has w instead."""
-        return self.kind != "guidance" and not self.is_read_once
+        """Tell whether α multiplies the vector; zeros and nothing are read once, and other ways have their formulas."""
+        return self.kind not in ("guidance", *COMPOSED) and not self.is_read_once
 
     @property
     def is_read_once(self) -> bool:
         return self.kind in READ_ONCE
+
+    @property
+    def is_centred(self) -> bool:
+        """Tell whether its vectors depend on reference prompts."""
+        return self.kind == "centred"
 
 
 def parse_component(name: str) -> Component:
@@ -100,16 +139,19 @@ def parse_component(name: str) -> Component:
     if isinstance(name, str):
         if name in COMPONENTS or name in ("guidance", *READ_ONCE):
             return Component(name)
-        if (found := re.fullmatch(r"random\[(\w+)\]", name)) and found[1] in COMPONENTS:
-            return Component("random", of=found[1])
+        if (found := re.fullmatch(r"(\w+)\[(\w+)\]", name)) and found[1] in ("random", *COMPOSED) and found[2] in COMPONENTS:
+            return Component(found[1], of=found[2])
         if (found := re.fullmatch(r"mlp_sum\[(\d+)-(\d+)\]", name)) and int(found[1]) <= int(found[2]):
             return Component("mlp_sum", blocks=(int(found[1]), int(found[2])))
     raise InputError("components", name, ALLOWED)
 
 
 def plural(name: str) -> str:
-    """Name a component in a sentence, as in "MLP outputs"; a control goes by its own name."""
-    return COMPONENTS[name].plural if name in COMPONENTS else name
+    """Name a component in a sentence, as in "MLP outputs" or "MLP outputs (centred)"; a control goes by its own name."""
+    if name in COMPONENTS:
+        return COMPONENTS[name].plural
+    way, _, of = name.rstrip("]").partition("[")
+    return f"{COMPONENTS[of].plural} ({way})" if way in COMPOSED else name
 
 
 def title(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How new tokens are chosen: greedily, or sampled with a temperature, a top_p and a seed."""
+"""How new tokens are chosen: greedily, in contrast to a null, or sampled with a temperature, a top_p and a seed."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from numbers import Real
 from .. import InputError
 
 SAMPLING_VERSION = 2  # part of a sampled row's id; raised only when a sampled text could change
+CONTRAST_VERSION = 1  # the same of a contrasted row
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,33 @@ class Sampling:
         return f"temperature {self.temperature:g}, top_p {self.top_p:g}"
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """Choose the largest of z + weight·(z − z_null), so that what the prompt alone would make the model write loses.
+
+    z are the logits of the patched row. z_null are those of a row in which nothing is patched and which has written the
+    same tokens. Tokens whose probability under z is below `floor` times the largest are left out. A weight of 0 is
+    greedy.
+    """
+
+    weight: float
+    floor: float = 0.05
+
+    def __post_init__(self):
+        if not _is_number(self.weight) or not 0 <= self.weight < math.inf:
+            raise InputError("weight", self.weight, "expected a number, 0 (greedy) or more")
+        if not _is_number(self.floor) or not 0 <= self.floor <= 1:
+            raise InputError("floor", self.floor, "expected a share of the largest probability, 0 to 1")
+
+    def __str__(self) -> str:
+        return f"contrast λ = {self.weight:g}, floor {self.floor:g}"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+Decoding = Sampling | Contrast  # None is greedy
 PAPERS_SAMPLING = Sampling(temperature=0.6, top_p=0.9)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .. import InputError
 from .components import EVALUATED, parse_component
-from .decoding import SAMPLING_VERSION, Sampling
+from .decoding import CONTRAST_VERSION, SAMPLING_VERSION, Contrast, Decoding, Sampling
 from .grammar import (
     check_amplifiers,
     check_components,
@@ -18,13 +18,17 @@ from .grammar import (
     check_text,
     check_tokens,
     check_whole,
+    listed,
     once,
     parse_layers,
 )
+from .prompts import read_prompts
 from .rows import Identity, Item
 from .target import PAPER_TARGET_PROMPT, TargetPrompt
 
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
+REFERENCES = "data/prompts.csv"  # whose mean vectors others are centred on, if a plan names none
+FEWEST_REFERENCES = 10  # besides the prompt itself
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Plan:
     target_layers: tuple[int | str, ...]
     target_prompt: TargetPrompt
     max_new_tokens: int
-    decoding: Sampling | None
+    decoding: Decoding | None
     seed: int
+    references: tuple[str, ...] = ()  # empty where no component is centred
 
     def items(self, card, identity: Identity | None = None) -> list[Item]:
         """Expand the plan on one model: an item per interpretation, in order.
@@ -76,7 +81,7 @@ class Plan:
                 for name, component in parsed.items():
                     source_layers = component.blocks[1:] if component.blocks else layers
                     amplifiers = (1.0,) if component.is_read_once else self.amplifiers
-                    seed = self.seed if self.decoding or component.kind == "random" else None
+                    seed = self.seed if self._is_sampled or component.kind == "random" else None
                     for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
                         at = layer if target == "same" else target
                         item = Item(
@@ -98,17 +103,28 @@ class Plan:
             "target_prompt": target,
             "max_new_tokens": self.max_new_tokens,
             "decoding": vars(self.decoding) if self.decoding else "greedy",
-            "seed": self.seed if self.decoding or any("random" in name for name in self.components) else None,
+            "seed": self.seed if self._is_sampled or any("random" in name for name in self.components) else None,
+            **({"references": self._describe_references()} if self.references else {}),
         }
+
+    @property
+    def _is_sampled(self) -> bool:
+        return isinstance(self.decoding, Sampling)
+
+    def _describe_references(self) -> dict:
+        """Return how many references there are, their digest, and their file if they are the suite's own."""
+        about = {"count": len(self.references), "digest": _digest(self.references)}
+        return about | ({"file": REFERENCES} if self.references == tuple(read_prompts(REFERENCES)) else {})
 
     def _check_lengths(self, card, target_prompt: TargetPrompt) -> None:
         locate("placeholder", target_prompt.placeholder, target_prompt.text, card)
         room = card.context_length - len(card.token_ids(target_prompt.text))
         if self.max_new_tokens > room:
             raise InputError("max_new_tokens", self.max_new_tokens, f"{card.name} has room for {room} after the prompt")
-        for prompt in self.prompts:
-            if (length := len(card.token_ids(prompt))) > card.context_length:
-                raise InputError("prompts", prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+        for parameter, prompts in (("prompts", self.prompts), ("references", self.references)):
+            for prompt in prompts:
+                if (length := len(card.token_ids(prompt))) > card.context_length:
+                    raise InputError(parameter, prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
 
     def with_ids(self, items: list[Item], card, identity: Identity) -> list[Item]:
         """Give each of the plan's items a hash of everything that can change its text (CSV column `id`)."""
@@ -117,18 +133,27 @@ class Plan:
             METHOD_VERSION,
             [target_prompt.text, target_prompt.placeholder],
             self.max_new_tokens,
-            [self.decoding.temperature, self.decoding.top_p, self.seed, SAMPLING_VERSION] if self.decoding else None,
+            self._decoding_in_ids(),
             [identity.fingerprint, identity.dtype, identity.attention],
         ]
         # A list as JSON, written once for what all items share: a plan may have a million of them.
-        ends = {drawn: json.dumps([*shared, *drawn])[1:].encode() for drawn in ((), ("random", self.seed))}
+        of_kind = {"random": ("random", self.seed), "centred": ("references", _digest(self.references)), "": ()}
+        ends = {kind: json.dumps([*shared, *more])[1:].encode() for kind, more in of_kind.items()}
+        kinds = {name: kind if (kind := parse_component(name).kind) in ends else "" for name in self.components}
 
         def hashed(item: Item) -> str:
             own = [item.source_prompt, item.position, item.component, item.layer, item.amplifier, item.target_layer]
-            end = ends["random", self.seed] if item.component.startswith("random") else ends[()]
+            end = ends[kinds[item.component]]
             return hashlib.sha256(json.dumps(own)[:-1].encode() + b", " + end).hexdigest()[:20]
 
         return [item._replace(id=hashed(item)) for item in items]
+
+    def _decoding_in_ids(self) -> list | None:
+        match self.decoding:
+            case Sampling(temperature, top_p):
+                return [temperature, top_p, self.seed, SAMPLING_VERSION]
+            case Contrast(weight, floor):
+                return ["contrast", float(weight), float(floor), CONTRAST_VERSION]
 
 
 def make_plan(
@@ -140,27 +165,31 @@ def make_plan(
     target_layer: int | str | Sequence[int | str] = "same",
     target_prompt: TargetPrompt | str | None = None,
     max_new_tokens: int = 10,
-    decoding: Sampling | None = None,
+    decoding: Decoding | None = None,
     seed: int = 0,
+    references: str | Sequence[str] | None = None,
 ) -> Plan:
     """Check the settings of a sweep; nothing is loaded or computed. Defaults: the paper's MLP evaluation (§4.1).
 
     Args:
         prompts: source prompts S.
         components: of "mlp_output", "hidden_state", "pre_mlp_residual", "attention_output"; "guidance",
-            "mlp_sum[a-b]"; and controls "random[mlp_output]" (or of another; "random" is of the plan's own
-            component), "zero", "none". See `components.Component`.
+            "mlp_sum[a-b]"; other ways to amplify one of the first four, "centred[mlp_output]", "norm[…]", "norm_add[…]";
+            and controls "random[mlp_output]" (or of another; "random" is of the plan's own component), "zero", "none".
+            See `components.WAYS` and `components.Component`.
         layers: source layers ℓ, from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5" (relative depth; "1-7,depth:0.5" is
             both), a number, a list.
-        amplifiers: α; 1 is plain Patchscopes. Of guidance, w. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
+        amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
             15 in steps of 0.5).
         token: the inspected token: index (negative from the end) or the text of a token that occurs once.
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.
         max_new_tokens: how long a reading is, in tokens.
-        decoding: None is greedy.
+        decoding: None is greedy; `Sampling` or `Contrast`.
         seed: of the sampling, and of random vectors.
+        references: prompts whose mean vectors centred components are centred on, each prompt's without its own; at
+            least ten others. The suite's prompts if left out.
 
     Raises:
         InputError: names the parameter, what was given and what is allowed.
@@ -170,11 +199,13 @@ def make_plan(
         check_text(f"prompts[{number}]", prompt)
     if not isinstance(target_prompt, TargetPrompt):
         target_prompt = TargetPrompt.of_text("" if target_prompt is None else check_text("target_prompt", target_prompt))
-    if not (decoding is None or isinstance(decoding, Sampling)):
-        raise InputError("decoding", decoding, "expected None (greedy) or Sampling(temperature, top_p)")
+    if not (decoding is None or isinstance(decoding, Decoding)):
+        why = "expected None (greedy), Sampling(temperature, top_p) or Contrast(weight, floor)"
+        raise InputError("decoding", decoding, why)
+    components = check_components("components", components)
     return Plan(
         prompts,
-        check_components("components", components),
+        components,
         check_layers("layers", layers),
         check_amplifiers("amplifiers", amplifiers),
         check_tokens("token", token),
@@ -183,7 +214,29 @@ def make_plan(
         check_whole("max_new_tokens", max_new_tokens, 1),
         decoding,
         check_whole("seed", seed, 0, 2**32 - 1),
+        _check_references(references, components, prompts),
     )
+
+
+def _check_references(
+    references: str | Sequence[str] | None, components: Sequence[str], prompts: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the references of a plan: those given, or the suite's; none where no component is centred."""
+    if not any(parse_component(name).is_centred for name in components):
+        if references is not None:
+            raise InputError("references", len(listed(references)), "only centred components have references")
+        return ()
+    found = once("references", read_prompts(REFERENCES) if references is None else references)
+    for number, reference in enumerate(found):
+        check_text(f"references[{number}]", reference)
+    besides = len(found) - bool(set(found) & set(prompts))
+    if besides < FEWEST_REFERENCES:
+        raise InputError("references", len(found), f"expected at least {FEWEST_REFERENCES} besides the prompt itself")
+    return found
+
+
+def _digest(references: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(references).encode()).hexdigest()[:16]
 
 
 def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:

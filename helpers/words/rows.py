@@ -29,7 +29,7 @@ class Item(NamedTuple):
         source_prompt, token, position: S, the inspected token decoded alone, and where it stands, from 0.
         component: see `components.parse_component`.
         layer, target_layer: ℓ and ℓ*.
-        amplifier: α, or w of guidance.
+        amplifier: α; w of guidance, ρ of norm, c of norm_add.
         target_prompt: its short name.
         seed: of the sampling or of a random vector; None where nothing is drawn.
         id: a hash of everything that can change the text; "" while the model isn't known.
@@ -62,7 +62,7 @@ class Reading(NamedTuple):
 
     Attributes:
         result: the continuation; "" where status isn't ok.
-        rho: ‖α·v‖ / ‖the placeholder's own hidden state at ℓ*‖.
+        rho: ‖α·v‖, or of what else was put there, / ‖the placeholder's own hidden state at ℓ*‖.
         entropy: of the first token's distribution, in nats.
         log_prob: of the written tokens, the mean over them, the end-of-sequence included where there is one.
         status, message: see STATUSES.
@@ -82,6 +82,7 @@ STATUSES = {  # status -> its message, where it is always the same
     "oom": "out of memory, also alone",
     "error": "",
 }
+NO_VECTOR = "the vector is not a number: one of length zero has no direction to scale"  # nonfinite as well
 TRIED_AGAIN = ("error", "oom")  # a resumed run reads these rows once more: what failed may have passed
 
 
@@ -107,7 +108,7 @@ SCHEMA = (
     Column("source prompt", "source_prompt", "text", 0, "S"),
     Column("token", "token", "text", 0, "the inspected token, decoded alone"),
     Column("layer", "layer", "int", 0, "source layer ℓ, from 0"),
-    Column("amplification value", "amplifier", "number", 0, "α; for guidance, w"),
+    Column("amplification value", "amplifier", "number", 0, "α; for guidance w, for norm ρ, for norm_add c"),
     Column("result", "result", "text", 0, "what the model wrote, cut at end-of-sequence"),
     Column("component", "component", "text", 0, "which vector was read"),
     Column("position", "position", "int", 0, "of the token, from 0, counting every token that the model saw"),

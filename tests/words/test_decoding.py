@@ -1,11 +1,11 @@
-"""Decoding is greedy, or sampled with numbers within limits."""
+"""Decoding is greedy, sampled or contrasted, with numbers within limits."""
 
 import math
 
 import pytest
 
 from helpers import InputError
-from helpers.words.decoding import PAPERS_SAMPLING, Sampling, decoding
+from helpers.words.decoding import PAPERS_SAMPLING, Contrast, Sampling, decoding
 
 
 def test_temperature_0_is_greedy():
@@ -20,3 +20,26 @@ def test_temperature_0_is_greedy():
 def test_sampling_refuses(temperature, top_p):
     with pytest.raises(InputError, match="temperature=|top_p="):
         Sampling(temperature, top_p)
+
+
+def test_a_contrast_says_what_it_is():
+    assert str(Contrast(0.5)) == "contrast λ = 0.5, floor 0.05" and Contrast(1) == Contrast(1.0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("weight", "floor", "words"),
+    [
+        (-0.1, 0.05, "weight=-0.1: expected a number, 0"),
+        (math.inf, 0.05, "weight=inf"),
+        (math.nan, 0.05, "weight=nan"),
+        (True, 0.05, "weight=True"),
+        ("1", 0.05, "weight='1'"),
+        (1, -0.1, "floor=-0.1: expected a share"),
+        (1, 1.1, "floor=1.1"),
+        (1, math.nan, "floor=nan"),
+        (1, None, "floor=None"),
+    ],
+)
+def test_a_contrast_refuses(weight, floor, words):
+    with pytest.raises(InputError, match=words):
+        Contrast(weight, floor)

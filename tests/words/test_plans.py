@@ -1,5 +1,6 @@
 """Plans: order, ids, and a sentence for every wrong setting."""
 
+import hashlib
 import json
 from collections import Counter
 
@@ -8,12 +9,14 @@ import pytest
 
 from helpers import InputError
 from helpers.models.load import read_model
-from helpers.words.decoding import Sampling
-from helpers.words.plans import locate, make_plan
+from helpers.words.components import COMPOSED
+from helpers.words.decoding import Contrast, Sampling
+from helpers.words.plans import REFERENCES, locate, make_plan
 from helpers.words.prompts import read_prompts
 from helpers.words.rows import Identity, Site
 from helpers.words.target import TargetPrompt
 
+SOME = [f"Prompt {letter}" for letter in "abcdefghijkl"]  # twelve references
 MODEL = Identity("a-model", "0123456789abcdef", "float32", "sdpa")
 
 
@@ -57,6 +60,8 @@ def test_controls_are_read_once_and_drawn_vectors_have_a_seed(card):
     ]  # fmt: skip
     sampled = make_plan(["Star Wars"], layers=3, amplifiers=1, decoding=Sampling(), seed=7).items(card)
     assert [item.seed for item in sampled] == [7]
+    contrasted = make_plan(["Star Wars"], layers=3, amplifiers=1, decoding=Contrast(1), seed=7).items(card)
+    assert [item.seed for item in contrasted] == [None]
 
 
 def test_an_id_changes_with_everything_that_can_change_a_text(card):
@@ -80,9 +85,18 @@ def test_an_id_changes_with_everything_that_can_change_a_text(card):
         id_of(decoding=Sampling(0.7)),
         id_of(components="random[mlp_output]"),
         id_of(components="random[mlp_output]", seed=1),
+        id_of(decoding=Contrast(0.7)),
+        id_of(decoding=Contrast(0.7, 0.1)),
+        id_of(decoding=Contrast(0.6, 0.9)),
+        *(id_of(components=f"{way}[{of}]") for way in COMPOSED for of in ("mlp_output", "hidden_state")),
+        id_of(components="centred[mlp_output]", references=SOME),
+        id_of(components="centred[mlp_output]", references=SOME[1:]),
         *(id_of(model=MODEL._replace(**{field: "other"})) for field in ("fingerprint", "dtype", "attention")),
     ]
     assert len(set(variants)) == len(variants)
+    assert id_of(components=["norm[mlp_output]"]) == id_of(components=["norm[mlp_output]", "centred[mlp_output]"])
+    assert id_of(components="centred[mlp_output]", references=read_prompts(REFERENCES)) == id_of(components="centred[mlp_output]")
+    assert id_of(decoding=Contrast(1)) == id_of(decoding=Contrast(1.0), seed=3)
     assert id_of(seed=5) == id_of(amplifiers=3.0) == id_of(), "a greedy text doesn't depend on a seed"
     assert id_of(model=MODEL._replace(name="another name")) == id_of(), "nor on what the model is called"
     assert id_of(target_prompt=TargetPrompt(name="mine", stop="; ")) == id_of(), "nor on how it is cut or called"
@@ -92,6 +106,27 @@ def test_ids_are_those_of_committed_results(card, lm):
     """Ids of rows that were made long ago are made again, letter for letter; a kept ledger depends on it."""
     [item] = make_plan(["Diana, Princess of Wales"], layers=1, amplifiers=1).items(card, lm.identity)
     assert item.id == "4d088af584577854355f"
+
+
+def test_ids_of_rows_that_could_be_made_before_are_as_they_were(card):
+    """Digests of ids that were computed before plans knew references and contrasts."""
+    prompts = ["Star Wars", "Diana, Princess of Wales"]
+    every = ["hidden_state", "pre_mlp_residual", "attention_output", "guidance", "mlp_sum[1-3]", "zero", "none"]
+    plans = {
+        "34e8dcb27759940c9547": make_plan(read_prompts("data/prompts.csv")),
+        "db05f14c2133401f7b96": make_plan(prompts, every, "1,4", [0, 1, 1.5, 3], target_layer=[0, "same"]),
+        "0bdf634b8a135acf6454": make_plan(prompts, ["mlp_output", "random"], 2, [1, 6], seed=3),
+        "e52dc299d8fd3cd7194c": make_plan(prompts, layers=2, amplifiers=1, decoding=Sampling(), seed=7),
+        "a8915b77866799e2e30f": make_plan(
+            prompts, layers=2, amplifiers=2, target_prompt="Oslo: Capital of {x} in", max_new_tokens=4, token=[0, -1]
+        ),
+    }
+    for digest, plan in plans.items():
+        ids = "".join(item.id for item in plan.items(card, MODEL))
+        assert hashlib.sha256(ids.encode()).hexdigest()[:20] == digest
+    mixed = make_plan(prompts, ["mlp_output", "centred[mlp_output]"], layers=2, amplifiers=3).items(card, MODEL)
+    alone = make_plan(prompts, "mlp_output", layers=2, amplifiers=3).items(card, MODEL)
+    assert [item for item in mixed if item.component == "mlp_output"] == alone, "also beside a centred component"
 
 
 def test_numbers_of_numpy_are_plain_numbers(card):
@@ -121,9 +156,28 @@ def test_a_plan_describes_itself(card):
     assert make_plan(["a"]).describe()["seed"] is None and make_plan(["a"]).describe()["decoding"] == "greedy"
 
 
+def test_a_plan_names_its_references():
+    """The suite's own by their file; others by a digest."""
+    assert "references" not in make_plan(["a"], ["norm[mlp_output]", "guidance"]).describe()
+    usual = make_plan(["a"], "centred[mlp_output]")
+    assert usual.references == tuple(read_prompts(REFERENCES)) and len(usual.references) == 48
+    about = usual.describe()["references"]
+    assert (about["count"], about["file"]) == (48, "data/prompts.csv")
+    others = make_plan(["a"], "centred[mlp_output]", references=SOME).describe()["references"]
+    assert others["count"] == 12 and others["digest"] != about["digest"] and "file" not in others
+    described = make_plan(["a"], decoding=Contrast(2)).describe()
+    assert described["decoding"] == {"weight": 2, "floor": 0.05} and described["seed"] is None
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"references": SOME}, "references=12: only centred components"),
+        ({"components": "centred[mlp_output]", "references": []}, "references=.*at least one"),
+        ({"components": "centred[mlp_output]", "references": SOME[:9]}, "references=9: expected at least 10 besides"),
+        ({"components": "centred[mlp_output]", "references": [*SOME[:9], "Titanic"]}, "references=10: expected at least 10 besides"),
+        ({"components": "centred[mlp_output]", "references": [*SOME, " "]}, r"references\[12\]=' '.*blank"),
+        ({"components": "centred[mlp_output]", "references": "Titanic"}, "references=1: expected at least 10"),
         ({"prompts": []}, "prompts=.*at least one"),
         ({"prompts": [["a"]]}, "prompts=.*plain values"),
         ({"prompts": ["ok", "  "]}, r"prompts\[1\]=.*blank"),
@@ -164,6 +218,7 @@ def test_wrong_settings_name_the_parameter_and_what_is_allowed(settings, words):
         ({"target_layer": 30}, "target_layer=30: this model has layers 0–29"),
         ({"max_new_tokens": 9000}, "max_new_tokens=9000.*room for 8162"),
         ({"prompts": ["word " * 9000]}, "tokens, smollm2-135m reads 8192"),
+        ({"components": "centred[mlp_output]", "references": [*SOME, "word " * 9000]}, "references='word .* reads 8192"),
         ({"token": 7}, "token=7: is outside 'Titanic'; its tokens are 0:'T' 1:'itan' 2:'ic'"),
         ({"token": "Zebra"}, "token='Zebra': is not in"),
         ({"prompts": ["to be or not to be"], "token": "be"}, "token='be': occurs 2 times in .* 1:' be' .* 5:' be'"),
