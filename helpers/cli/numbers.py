@@ -16,7 +16,6 @@ from ..experiments.can_it_speak import layers_above_chance
 from ..experiments.model_sizes import AS_DEEP, EARLY
 from ..experiments.which_amplifier import ABOUT, BEST, FIXED
 from ..judging.chance import NULLS
-from ..judging.criteria import BLIND as CRITERION
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..models.catalogue import CATALOGUE
 from ..words.components import EVALUATED, plural
@@ -324,27 +323,52 @@ def _rate(row: Mapping[str, float]) -> str:
     return f"{100 * row['rate']:.1f} % (chance {100 * row['null']:.1f} %; above it {_in_points(row)})"
 
 
+CHOSEN_BLIND = {"agreement_contrast": "by agreement", "confidence": "by probability"}  # criterion -> how a column says it
+
+
 @number
 def blind() -> str:
     """Lay out what one reading chosen blind gives, beside one plain one, one fixed α and the best, which sees the answer."""
-    rows, shares, beats = [], {name: [] for name in EVALUATED}, {name: [] for name in EVALUATED}
+    rows, shares, beats = [], {}, {}
     for model in (*CATALOGUE, PAPERS_MODEL):
-        kept = pd.DataFrame(about(model, "which_amplifier")["kept"])
         table = table_of(model, "which_amplifier")
-        for row in kept[kept["judged by"] == DESCRIPTION.name].to_dict("records"):
-            of = table[(table[list(ABOUT)] == [row[name] for name in ABOUT]).all(axis=1)].set_index("choice")
-            who = f"{model}, {of['prompts'].iloc[0]} {row['set']}, {plural(row['component'])}"
-            cells = [_in_points(of.loc[name]) for name in (PLAIN.name, FIXED, CRITERION.name, BEST)]
-            rows.append([who, *cells, f"{100 * row['share']:.0f} %" if row["share"] == row["share"] else ""])
-            shares[row["component"]].append(row["share"])
-            beats[row["component"]].append(of.loc[CRITERION.name, "effect"] > of.loc[PLAIN.name, "effect"])
+        table = table[table["judged by"] == DESCRIPTION.name]
+        for (name, component), part in table.groupby(["set", "component"], sort=False):
+            of = part.set_index("choice")
+            who = f"{model}, {of['prompts'].iloc[0]} {name}, {plural(component)}"
+            cells = [_in_points(of.loc[choice]) if choice in of.index else "" for choice in (PLAIN.name, FIXED, *CHOSEN_BLIND, BEST)]
+            rows.append([who, *cells])
+            for choice in of.index.intersection(list(CHOSEN_BLIND)):
+                share = of.loc[choice, "effect"] / of.loc[BEST, "effect"] if of.loc[BEST, "effect"] > 0 else float("nan")
+                shares.setdefault((choice, component), []).append(share)
+                beats.setdefault((choice, component), []).append(of.loc[choice, "effect"] > of.loc[PLAIN.name, "effect"])
     said = " ".join(
-        f"Of {plural(name)} the blind reading has more than one plain reading in {sum(beats[name])} of {len(beats[name])} "
-        f"lines, and a median of {100 * pd.Series(shares[name]).median():.0f} % of the effect of the best of all."
-        for name in EVALUATED
+        f"Of {plural(component)}, the one chosen {CHOSEN_BLIND[choice]} has more than one plain reading in {sum(of)} of "
+        f"{len(of)} lines, and a median of {100 * pd.Series(shares[choice, component]).median():.0f} % of the effect of "
+        "the best of all."
+        for (choice, component), of in beats.items()
     )
-    header = ["", "one plain", "one fixed α", "one chosen blind", "the best of all, which sees the answer", "blind / best"]
+    chosen = [f"one chosen blind, {how}" for how in CHOSEN_BLIND.values()]
+    header = ["", "one plain", "one fixed α", *chosen, "the best of all, which sees the answer"]
     return f"{rows_of(header, rows)}\n\n{said}"
+
+
+@number
+def sure() -> str:
+    """Lay out what the confidence is worth on what it was not fitted on."""
+    rows = []
+    for model in (model for model in CATALOGUE if (ROOT / "data" / model / "how_sure.json").is_file()):
+        for row in about(model, "how_sure")["numbers"]:
+            of = "both" if row["component"] == "both" else plural(row["component"])
+            shares = [row["right of the believed"] or 0, row["right of the believed by chance"] or 0]
+            believed = "{:.0f} % (chance {:.0f} %)".format(*(100 * share for share in shares))
+            rows.append([
+                f"{model}, {row['set']}, {of}", f"{row['vectors']}", f"{100 * row['right']:.1f} %",
+                f"{row['believed']}", believed if row["believed"] else "–",
+                f"{row['auroc']:.2f} ({row['auroc low']:.2f} to {row['auroc high']:.2f})",
+                f"{100 * row['error']:.0f} % ({100 * row['error low']:.0f} to {100 * row['error high']:.0f})",
+            ])  # fmt: skip
+    return rows_of(["", "vectors", "read right", "believed", "of these right", "AUROC", "calibration error"], rows)
 
 
 @number

@@ -74,6 +74,7 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     Raises:
         InputError: no readings of the entities, or as `runs.evidence.evidence_for`.
     """
+    import numpy as np
     import pandas as pd
 
     from ..judging.confidence import FILE, Confidence, digest_of, fit, out_of_category
@@ -87,11 +88,10 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
         raise InputError("entities", settings.entities, "none of them was read yet; run elsewhere first")
     kinds = rows["entities"]["source prompt"].map(categories)
     whole = pd.concat(rows.values(), ignore_index=True)
-    told = evidence_for(readings, whole, references, readings.bar).drop(columns="id")
-    rows = {
-        name: some.assign(**{column: told[column].to_numpy()[(part := _places(rows, name))] for column in EVIDENCE})
-        for name, some in rows.items()
-    }
+    told = evidence_for(readings, whole, references, readings.bar)
+    ends = np.cumsum([len(some) for some in rows.values()])[:-1]
+    parts = zip(rows.items(), np.split(told[list(EVIDENCE)].to_numpy(), ends), strict=True)
+    rows = {name: some.assign(**dict(zip(EVIDENCE, part.T, strict=True))) for (name, some), part in parts}
     entities = rows["entities"]
     right = is_right(entities, settings.threshold)
     model = {"name": readings.card.slug, "fingerprint": readings.card.source.fingerprint(), "dtype": settings.dtype}
@@ -106,12 +106,6 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     if "prompts" in rows:
         sure["prompts"] = confidence.of(rows["prompts"])
     return {name: some.assign(confidence=sure[name]) for name, some in rows.items()}
-
-
-def _places(rows: Mapping[str, pd.DataFrame], name: str) -> slice:
-    """Return where a set's rows are among all."""
-    start = sum(len(rows[other]) for other in list(rows)[: list(rows).index(name)])
-    return slice(start, start + len(rows[name]))
 
 
 def is_right(rows: pd.DataFrame, threshold: float) -> np.ndarray:
@@ -228,12 +222,13 @@ def sentences(settings: Settings, found: Found) -> list[str]:
     said = [] if found.sets else [NOTHING]
     for row in found.table.to_dict("records"):
         of = "both components" if row["component"] == BOTH else title(row["component"])
-        good = f"{row['right of the believed'] * 100:.0f} %" if row["believed"] else "none"
-        by_chance = f" (by chance {percent(row['right of the believed by chance'])})" if row["believed"] else ""
+        believed = (
+            f"{row['believed']} readings are believed, of these {percent(row['right of the believed'])} are right (by chance "
+            f"{percent(row['right of the believed by chance'])})" if row["believed"] else "no reading is believed"
+        )  # fmt: skip
         said.append(
             f"{found.sets[row['set']][0]} {row['set']}, {of}: of {row['vectors']} vectors, {percent(row['right'])} are read "
-            f"right (by chance {percent(row['right by chance'])}); {row['believed']} readings are believed, of these "
-            f"{good} are right{by_chance}. AUROC {_with_interval(row, 'auroc', '{:.2f}')}; calibration error "
+            f"right (by chance {percent(row['right by chance'])}); {believed}. AUROC {_with_interval(row, 'auroc', '{:.2f}')}; calibration error "
             f"{_with_interval(row, 'error', '{:.1%}')}."
         )
     return said
@@ -281,7 +276,7 @@ def figure(settings: Settings, found: Found) -> Figure:
             rows[0, column].set_title(f"{found.sets[name][0]} {name}, {HELD_OUT[name]}", fontsize=10)
         rows[0, 0].set_ylabel("right")
         rows[1, 0].set_ylabel("vectors")
-        panels.legend_below(drawn, rows[0, 0], rows[1, 0], columns=4)
+        panels.legend_below(drawn, rows[0, 0], rows[1, 0], columns=5)
         return panels.finish(drawn, caption(settings, found))
 
 
@@ -305,7 +300,8 @@ def _draw_reliability(axes: Axes, found: Found, name: str) -> None:
         axes.plot(diagram["confidence"], diagram["right"], color=colour, marker=marker, label=label, **look)
         row = found.table[(found.table["set"] == name) & (found.table["component"] == component)].iloc[0]
         said.append(f"{label}: AUROC {row['auroc']:.2f}, error {100 * row['error']:.0f} %")
-    axes.text(0.02, 0.98, "\n".join(said), transform=axes.transAxes, va="top", fontsize=8.5)
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.text(0.02, 0.98, "\n".join(said), transform=axes.transAxes, va="top", fontsize=8.5, bbox=ground)
     axes.set(xlim=(0, 1), ylim=(-0.02, 1.02))
     panels.percent(axes.yaxis)
 
@@ -324,7 +320,7 @@ def _draw_counts(axes: Axes, rows: pd.DataFrame) -> None:
     axes.axvline(BELIEVED, color=NULL_COLOUR, lw=0.8, ls=":")
     axes.set_xlabel("promised: the probability that the reading is right")
     panels.percent(axes.xaxis)
-    panels.whole_numbers(axes.yaxis)
+    axes.locator_params(axis="y", nbins=4, integer=True)
 
 
 def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
@@ -333,7 +329,7 @@ def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
         "model": found.model,
         "threshold": settings.threshold,
         "sets": {name: {"prompts": count, "layers": layers} for name, (count, layers) in found.sets.items()},
-        "numbers": found.table.to_dict("records"),
+        "numbers": found.table.astype(object).where(found.table.notna(), None).to_dict("records"),
         "verdict": sentences(settings, found),
     }
     columns = ["set", "source prompt", "token", "layer", "component", "amplification value", "result"]

@@ -10,7 +10,16 @@ from ..words.methods import AMPLIFIED, PLAIN
 from ..words.plans import Plan
 from ..words.prompts import read_categories, read_gold
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, StoredSettings, setting
-from ._evaluated import FILES, OTHER_ENTITIES, SETS, folder_of, is_published, published, read_sets, stored_beside
+from ._evaluated import (
+    FILES,
+    OTHER_ENTITIES,
+    SETS,
+    folder_of,  # noqa: F401, the notebook asks where results go
+    is_published,
+    published,
+    read_sets,
+    stored_beside,
+)
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
 
@@ -185,7 +194,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
     for row in found.kept.to_dict("records"):
         of = found.table.set_index(list(ABOUT)).sort_index().loc[tuple(row[name] for name in ABOUT)]
         of = of.set_index("choice")
-        share = f", {100 * row['share']:.0f} % of it" if row["share"] == row["share"] else ""
+        share = f", {100 * row['share']:.0f} % of it" if row["share"] > 0 else ""
         said.append(
             f"{found.sets[row['set']][0]} {row['set']}, {title(row['component'])}, {RULES[row['judged by']].label}: one "
             f"reading chosen blind ({found.blind}) succeeds {above_chance(of.loc[found.blind])}; one plain reading "
