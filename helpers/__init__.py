@@ -59,6 +59,7 @@ _FACE = {
     "Sampling": "words.decoding",
     "Contrast": "words.decoding",
     "choose": "judging.criteria",
+    "believe": "runs.evidence",
     "Judge": "judging.judge",
     "similarity": "judging.judge",
 }

@@ -14,7 +14,7 @@ from ..experiments import EXPERIMENTS, ways_to_amplify
 from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
 from ..experiments.model_sizes import AS_DEEP, EARLY
-from ..experiments.which_amplifier import ABOUT, BEST, FIXED
+from ..experiments.which_amplifier import BEST, FIXED
 from ..judging.chance import NULLS
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..models.catalogue import CATALOGUE

@@ -187,8 +187,9 @@ def criterion_values(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Jud
     if lacking := [name for name in CRITERIA[criterion].needs if name not in rows or rows[name].isna().all()]:
         raise InputError("rows", lacking, f"{criterion} needs these columns: run how_sure for this model first")
     ok = (rows["status"] == "ok").to_numpy()
+    needs_texts = not CRITERIA[criterion].needs
     readings = Readings(
-        (judge or Judge()).embedded(first_items(rows)),
+        (judge or Judge()).embedded(first_items(rows)) if needs_texts else np.empty((len(rows), 0)),
         _numbers(rows, TOKEN),
         _numbers(rows, CELL),
         rows["layer"].to_numpy(),

@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from .. import InputError
+from ..judging.confidence import BELIEVED, Confidence, best_of
+from ..judging.confidence import FILE as CONFIDENCE
+from ..judging.criteria import criterion_values
 from ..judging.evidence import EVIDENCE, Witness
-from ..words.files import in_repository
+from ..models.load import LanguageModel
+from ..words.files import in_repository, results_folder
+from ..words.prompts import read_prompts
 from . import ledger
 from .loop import stops
 from .progress import Bar
@@ -20,6 +26,8 @@ from .sweep import VERSIONS
 FILE = "evidence.csv.gz"  # in a folder of results: a row's id, and EVIDENCE
 AT_A_TIME = 1000  # rows whose evidence is gathered, and kept, together
 METHOD = 1  # raised when a number could change
+PROMPTS = "data/prompts.csv"  # whose vectors are the references, if no others are given
+VERDICTS = BELIEVED_ROW, NOTHING, UNCALIBRATED = "believed", "no reading to believe", "uncalibrated"
 
 
 def evidence_for(
@@ -74,6 +82,38 @@ def with_evidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     found = kept.join(table, on="id")
     found.attrs = rows.attrs
     return found
+
+
+def believe(lm: LanguageModel, rows: pd.DataFrame, references: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one reading per vector, chosen without its prompt, a description or a score, and how sure one can be of it.
+
+    The probability that it is right is known for models that `how_sure` was run on: what it fitted is in data/<model>/.
+    For others, and for components that it didn't fit, the reading with the best mean rank is chosen, "uncalibrated".
+
+    Args:
+        rows: of `sweep`, of this model and the paper's target prompt.
+        references: other prompts, with whose vectors a reading's is compared; those of data/prompts.csv if left out.
+
+    Returns:
+        The chosen rows, with the columns of EVIDENCE, `confidence` (NaN without a fit), `mean_rank` (among the readings
+        of the vector, 1 is the best) and `verdict`: one of VERDICTS.
+
+    Raises:
+        InputError: too few references, or rows of another target prompt.
+    """
+    told = Witness(lm, references or read_prompts(PROMPTS)).of(rows)
+    rows = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
+    known = Confidence.load(results_folder(lm.slug) / CONFIDENCE)
+    fits = known is not None and known.model["fingerprint"] == lm.fingerprint
+    sure = known.of(rows) if fits else pd.Series(np.nan, rows.index)
+    has_evidence = rows[list(EVIDENCE)].notna().any(axis=None)
+    ranks = criterion_values(rows, "mean_rank") if has_evidence else pd.Series(np.nan, rows.index)
+    calibrated = sure.groupby(rows["component"]).transform(lambda of: of.notna().any())
+    best = rows.loc[best_of(rows, sure.where(calibrated, ranks))].assign(confidence=sure, mean_rank=ranks.round(3))
+    certain = [UNCALIBRATED if not known else BELIEVED_ROW if one >= BELIEVED else NOTHING for known, one in zip(
+        calibrated[best.index], best["confidence"], strict=True
+    )]  # fmt: skip
+    return best.assign(verdict=certain)
 
 
 def _head(readings: Readings, references: Sequence[str]) -> dict:

@@ -4,14 +4,18 @@ import pandas as pd
 import pytest
 from tables import QuickJudge, make_readings
 
-from helpers import InputError
+from helpers import ROOT, InputError
+from helpers.judging.confidence import BELIEVED, Confidence
 from helpers.judging.evidence import EVIDENCE, Witness
 from helpers.runs import evidence, ledger
-from helpers.runs.evidence import FILE, evidence_for, with_evidence
+from helpers.runs.evidence import FILE, believe, evidence_for, with_evidence
 from helpers.runs.session import Session
+from helpers.runs.sweep import sweep
 from helpers.words.plans import make_plan
+from helpers.words.prompts import read_prompts
 from helpers.words.settings import ModelSettings
 
+GIVEN = read_prompts("data/prompts.csv")
 REFERENCES = [f"Reference number {number}" for number in range(12)]
 PLAN = make_plan(["Titanic", "King Kong", "Star Wars"], layers=[1, 2], amplifiers=[1, 3], max_new_tokens=4)
 
@@ -76,6 +80,33 @@ def test_other_references_or_a_torn_line_are_gathered_anew(make, rows):
     assert evidence_for(make("c"), rows, REFERENCES, bar=None).equals(first)
     with pytest.raises(InputError, match="references=3"):
         evidence_for(make("d"), rows, REFERENCES[:3], bar=None)
+
+
+def test_one_reading_per_vector_is_believed_or_not(lm):
+    """SmolLM2's own fit is in data/; the probability is of hidden states and MLP outputs, the rest is uncalibrated."""
+    prompts, components = ["Isaac Newton", "Titanic"], ["hidden_state", "attention_output"]
+    rows = sweep(lm, prompts, components, [2, 5], [1, 2, 4], target_layer=0)
+    best = believe(lm, rows)
+    assert len(best) == 2 * 2 * 2 and not best.duplicated(["source prompt", "component", "layer"]).any()
+    hidden = best["component"] == "hidden_state"
+    assert set(best.loc[~hidden, "verdict"]) == {"uncalibrated"} and best.loc[~hidden, "confidence"].isna().all()
+    assert set(best.loc[hidden, "verdict"]) <= {"believed", "no reading to believe"}
+    assert ((best["verdict"] == "believed") == (best["confidence"] >= BELIEVED)).all()
+    whole = Confidence.load(ROOT / "data" / lm.slug / "confidence.json").of(rows.assign(**Witness(lm, GIVEN).of(rows)))
+    assert (best.loc[hidden, "confidence"] == whole.groupby(rows["source prompt"] + rows["layer"].astype(str)).max().tolist()).all()
+    scores = rows.assign(score=0.9, **{"score gold": 0.1})
+    assert believe(lm, scores).index.equals(best.index), "no score is seen"
+
+
+def test_another_model_s_fit_is_not_used(tiny, tmp_path, monkeypatch):
+    """Of the small model of random weights nothing is known, even under the name of one that was fitted."""
+    rows = sweep(tiny, ["Titanic", "King Kong"], "hidden_state", [1, 2], [1, 3], target_layer=0, max_new_tokens=4)
+    best = believe(tiny, rows, REFERENCES)
+    assert set(best["verdict"]) == {"uncalibrated"} and len(best) == 4
+    monkeypatch.setattr("helpers.runs.evidence.results_folder", lambda _: ROOT / "data" / "smollm2-135m")
+    assert believe(tiny, rows, REFERENCES).equals(best)
+    with pytest.raises(InputError, match="references=2"):
+        believe(tiny, rows, REFERENCES[:2])
 
 
 def test_rows_without_evidence_have_none(make, rows, tmp_path):
