@@ -162,9 +162,9 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
             lines.append({"set": name, "component": component} | _numbers(part))
             diagrams[name, component] = reliability(part["confidence"], part["right"])
     model, nothing = next(iter(rows.values())).attrs["model"]["name"], next(iter(rows.values()))[:0]
-    nothing = nothing.assign(set="", right=False, believed=False, chance=0.0)
+    nothing = nothing.assign(set="", right=False, believed=False, chance=0.0).astype({"right": bool, "believed": bool})
     whole = pd.concat(chosen, ignore_index=True) if chosen else nothing
-    return Found(model, sets, whole, pd.DataFrame(lines), diagrams)
+    return Found(model, sets, whole, pd.DataFrame(lines, columns=None if lines else ["set", "component"]), diagrams)
 
 
 def _by_chance(rows: pd.DataFrame, descriptions: Mapping[str, str], judge: Judge) -> np.ndarray:
