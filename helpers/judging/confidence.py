@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
+from scipy.stats import rankdata
 
 from .. import InputError
 from ..words.files import write_atomically
@@ -192,10 +193,11 @@ def calibration_error(confidence: Sequence[float], right: Sequence[bool], bins: 
 
 def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float:
     """Return the chance that a right reading has a higher confidence than a wrong one; NaN with only one kind."""
-    from sklearn.metrics import roc_auc_score
-
     right = np.asarray(right, dtype=bool)
-    return float(roc_auc_score(right, confidence)) if 0 < right.sum() < len(right) else float("nan")
+    pairs = right.sum() * (~right).sum()
+    if not pairs:
+        return float("nan")
+    return float((rankdata(confidence)[right].sum() - right.sum() * (right.sum() + 1) / 2) / pairs)
 
 
 def digest_of(rows: pd.DataFrame, right: Sequence[bool]) -> str:
