@@ -6,7 +6,6 @@ import torch
 
 from helpers import InputError
 from helpers.engine.activations import capture
-from helpers.engine.prompt import PatchedPrompt
 from helpers.engine.teacher import score_texts
 from helpers.judging.evidence import EVIDENCE, Witness, round_trip
 from helpers.runs.sweep import sweep
@@ -23,20 +22,31 @@ def read(lm):
     return sweep(lm, prompts, ["mlp_output", "hidden_state"], [2, 5], [1, 4], target_layer=0)
 
 
-def last(lm, prompt, component, layer):
-    return capture(lm, prompt)[component][layer, -1].float()
+@pytest.fixture(scope="module")
+def witness(lm):
+    return Witness(lm, REFERENCES)
+
+
+@pytest.fixture(scope="module")
+def found(witness, read):
+    return witness.of(read)
+
+
+def last(lm, prompt, component, layer, known={}):
+    if prompt not in known:
+        known[prompt] = capture(lm, prompt)
+    return known[prompt][component][layer, -1].float()
 
 
 def cosine(first, second):
     return torch.nn.functional.cosine_similarity(first, second, dim=0).item()
 
 
-def test_the_evidence_equals_a_plain_way(lm, read):
-    found = Witness(lm, REFERENCES).of(read)
+def test_the_evidence_equals_a_plain_way(lm, read, found):
     assert list(found) == list(EVIDENCE) and found.index.equals(read.index)
     says = read["first item"] != ""
     assert found[says].notna().all(axis=None) and found[~says].isna().all(axis=None) and says.sum() > 8
-    for index in read.index[says][::2]:
+    for index in read.index[says][::4]:
         row = read.loc[index]
         prompt, component, layer = row["source prompt"], row["component"], row["layer"]
         vector = last(lm, prompt, component, layer)
@@ -53,28 +63,24 @@ def test_the_evidence_equals_a_plain_way(lm, read):
         assert found.loc[index, "round_trip"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_it_never_sees_the_prompts_words_or_a_score(lm, read):
-    """Renamed prompts whose vectors are the same give the same; so do other scores."""
-    witness = Witness(lm, REFERENCES)
+def test_it_never_sees_a_score(read, witness, found):
     other = read.assign(score=0.5, **{"score gold": 0.1, "score first item": -0.2})
-    assert witness.of(other).equals(witness.of(read))
+    assert witness.of(other).equals(found)
 
 
-def test_order_and_company_do_not_matter(lm, read):
-    witness = Witness(lm, REFERENCES)
-    whole, mixed = witness.of(read), read.sample(frac=1, random_state=0)
-    assert np.allclose(witness.of(mixed).loc[read.index], whole, atol=2e-3, equal_nan=True)
-    assert np.allclose(witness.of(read[5:6]), whole[5:6], atol=2e-3, equal_nan=True)
+def test_order_and_company_do_not_matter(read, witness, found):
+    mixed = read.sample(frac=0.5, random_state=0)
+    assert np.allclose(witness.of(mixed), found.loc[mixed.index], atol=2e-3, equal_nan=True)
 
 
-def test_what_has_no_reading_has_no_evidence(lm, read):
-    rows = read.copy()
+def test_what_has_no_reading_has_no_evidence(lm, read, witness):
+    rows = read[:4].copy()
     rows.loc[0, ["status", "result", "first item"]] = ["nonfinite", "", ""]
     rows.loc[1, ["result", "first item"]] = [", and", ""]
-    found = Witness(lm, REFERENCES).of(rows)
+    found = witness.of(rows)
     assert found.loc[[0, 1]].isna().all(axis=None) and found.loc[[2, 3]].notna().all(axis=None)
     random = sweep(lm, "Titanic", ["random[mlp_output]"], 2, 1, target_layer=0)
-    [row] = Witness(lm, REFERENCES).of(random).to_dict("records")
+    [row] = witness.of(random).to_dict("records")
     assert np.isnan(row["round_trip"]) and np.isfinite(row["pmi"]), "no text has a random vector"
 
 
@@ -93,9 +99,8 @@ def test_wrong_input_is_refused(lm, read):
         Witness(lm, REFERENCES, TargetPrompt("Paris: a city, x")).of(read)
 
 
-def test_where_nothing_is_patched_the_pmi_is_nothing(lm):
+def test_where_nothing_is_patched_the_pmi_is_nothing(lm, witness):
     """A reading of the placeholder's own state tells nothing beyond the prompt."""
-    own = PatchedPrompt(lm, TargetPrompt(), 1).placeholder_states
     rows = sweep(lm, "Titanic", ["none"], 2, 1, target_layer=0)
-    [row] = Witness(lm, REFERENCES).of(rows).to_dict("records")
-    assert row["pmi"] == pytest.approx(0, abs=1e-3) and len(own) == lm.num_layers
+    [row] = witness.of(rows).to_dict("records")
+    assert row["pmi"] == pytest.approx(0, abs=1e-3)

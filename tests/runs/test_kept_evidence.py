@@ -85,7 +85,7 @@ def test_other_references_or_a_torn_line_are_gathered_anew(make, rows):
 def test_one_reading_per_vector_is_believed_or_not(lm):
     """SmolLM2's own fit is in data/; the probability is of hidden states and MLP outputs, the rest is uncalibrated."""
     prompts, components = ["Isaac Newton", "Titanic"], ["hidden_state", "attention_output"]
-    rows = sweep(lm, prompts, components, [2, 5], [1, 2, 4], target_layer=0)
+    rows = sweep(lm, prompts, components, [2, 5], [1, 2], target_layer=0)
     best = believe(lm, rows)
     assert len(best) == 2 * 2 * 2 and not best.duplicated(["source prompt", "component", "layer"]).any()
     hidden = best["component"] == "hidden_state"
