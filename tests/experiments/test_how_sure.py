@@ -78,7 +78,7 @@ def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_pat
         assert row["right of the believed"] > 0.8 > 0.4 > row["right of the believed by chance"]
         assert row["right"] == pytest.approx(row["promised"], abs=0.15) and row["right"] > 0.3
     said = how_sure.sentences(settings, found)
-    assert len(said) == 6 and "readings are believed, of these" in said[0] and "AUROC 0." in said[0]
+    assert len(said) == 6 and "readings are believed, of these" in said[0] and "; calibration error " in said[0]
     drawn = how_sure.figure(settings, found)
     assert len(drawn.axes) == 4 and "fitted on the other categories" in how_sure.caption(settings, found)
     how_sure.save(settings, found, drawn, tmp_path)
