@@ -14,7 +14,7 @@ import pytest
 from faults import Run, kill_at_random, uninterrupted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tables import QuickJudge, make_readings
+from tables import QuickJudge, assert_same_but_for_rounding, make_readings
 
 from helpers import ROOT, InputError
 from helpers.cli import main
@@ -178,7 +178,8 @@ def test_two_processes_in_one_folder(tmp_path, tiny_folder, whole):
     second = run.start()
     _, said = second.communicate(timeout=60)
     assert second.returncode and f"is in use by process {first.pid} on" in said
-    assert first.wait(120) == 0 and run.results == whole[0]
+    assert first.wait(120) == 0
+    assert_same_but_for_rounding(run.results, whole[0])  # in other batches
 
 
 @pytest.mark.slow
