@@ -14,7 +14,8 @@ from .. import InputError
 from ..engine.activations import Activations
 from ..engine.batches import is_out_of_memory
 from ..engine.interpret import Batch, run
-from ..engine.labels import LabelScorer, last_tokens
+from ..engine.labels import LabelScorer
+from ..engine.references import last_tokens
 from ..judging.judge import Judge
 from ..judging.score import score
 from ..models.catalogue import CATALOGUE, is_here

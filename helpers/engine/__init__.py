@@ -2,12 +2,13 @@
 
 hooks        record and patch what modules produce
 activations  run source prompts and keep what their blocks produced
-vectors      the vector that an item stands for, multiplied by its amplifier
+references   other prompts' last tokens, and what they have in common
+vectors      the vector that an item stands for, amplified in its way
 prompt       the target prompt, read up to its placeholder once, continued from any vectors
 attention    attention that reads the shared prefix once for all rows
 compile      compiled decoder blocks, for long runs
 batches      how many rows at a time, and what happens to a batch that fails
-sampling     how new tokens are chosen
+sampling     how new tokens are chosen, and how sure the model was
 interpret    the method in two calls: interpret vectors, run a plan
 teacher      how likely given texts are under vectors
 labels       how probable labels are, beside chance

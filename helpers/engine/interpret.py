@@ -18,7 +18,7 @@ from .activations import CapturedPrompts
 from .batches import Failures, check_batch_size, find_batch_size, is_out_of_memory, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
 from .prompt import PatchedPrompt
-from .references import ReferenceMeans
+from .references import References
 from .vectors import amplified_vectors, as_seed
 
 
@@ -111,7 +111,7 @@ def run(
     prompt: PatchedPrompt | None = None,
     sources: CapturedPrompts | None = None,
     items: list[Item] | None = None,
-    references: ReferenceMeans | None = None,
+    references: References | None = None,
 ) -> Iterator[Batch]:
     """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
 
@@ -164,7 +164,7 @@ class Reader:
         prompt: PatchedPrompt | None = None,
         sources: CapturedPrompts | None = None,
         items: list[Item] | None = None,
-        references: ReferenceMeans | None = None,
+        references: References | None = None,
     ):
         check_batch_size(batch_size)
         self.items = plan.items(lm, lm.identity) if items is None else items
@@ -173,7 +173,7 @@ class Reader:
         if not (sources and sources.is_for(lm, plan.prompts)):
             sources = CapturedPrompts(lm, plan.prompts)
         if plan.references and not (references and references.is_for(lm, plan.references)):
-            references = ReferenceMeans(lm, plan.references)
+            references = References(lm, plan.references)
         self._prompt, self._sources, self._references = prompt, sources, references
         self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding)
         self.size = self._writer.size

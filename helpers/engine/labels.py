@@ -9,10 +9,11 @@ from torch import Tensor
 from .. import InputError
 from ..models.load import LanguageModel
 from ..words.components import Site
-from ..words.labels import LEAST_REFERENCES, Continuation, check_labels, continuations
+from ..words.labels import Continuation, check_labels, continuations
+from ..words.prompts import LEAST_REFERENCES
 from ..words.rows import Item
 from ..words.target import TargetPrompt
-from .activations import Activations, CapturedPrompts
+from .activations import Activations
 from .batches import Failures, check_batch_size, run_with_bisection
 from .interpret import sites_of
 from .prompt import PatchedPrompt
@@ -196,22 +197,11 @@ class LabelScorer:
         return totals
 
 
-def last_tokens(lm: LanguageModel, prompts: Sequence[str]) -> dict[str, Activations]:
-    """Return the activations of each prompt's last token alone, at position 0, on the CPU."""
-
-    def last(of: Activations) -> Activations:
-        parts = (of.hidden_state, of.mlp_output, of.attention_output)
-        return Activations(of.tokens[-1:], *(part[:, -1:].to("cpu", copy=True) for part in parts))
-
-    captured = CapturedPrompts(lm, prompts)
-    return {prompt: last(captured[prompt]) for prompt in prompts}
-
-
 def reference_vectors(item: Item, references: Mapping[str, Activations], replaced: Mapping[Site, Tensor]) -> Tensor:
     """Return an item's references: the same component, layer and α of other prompts' last tokens, (r, width) float32.
 
     Args:
-        references: of `last_tokens`.
+        references: of `references.last_tokens`.
         replaced: as in `amplified_vectors`.
     """
     items = [item._replace(source_prompt=prompt, position=0) for prompt in references]

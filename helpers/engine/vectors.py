@@ -9,14 +9,14 @@ from torch import Tensor
 from ..words.components import Site, parse_component
 from ..words.rows import Item
 from .activations import Activations
-from .references import ReferenceMeans
+from .references import References
 
 
 def amplified_vectors(
     items: Sequence[Item],
     sources: Mapping[str, Activations],
     replaced: Mapping[Site, Tensor],
-    references: ReferenceMeans | None = None,
+    references: References | None = None,
 ) -> Tensor:
     """Return α·v of each item, or what its way puts there (`components.WAYS`): (items, width) float32 on the CPU.
 
@@ -33,7 +33,7 @@ def amplified_vectors(
 
 
 def vector_of(
-    item: Item, activations: Activations, replaced: Tensor, references: ReferenceMeans | None = None
+    item: Item, activations: Activations, replaced: Tensor, references: References | None = None
 ) -> Tensor:
     """Return an item's vector, not yet multiplied by α; in another way than the plain one, amplified: (width,) float32.
 

@@ -221,9 +221,7 @@ def _draw_forest(axes: Axes, variants: pd.DataFrame) -> None:
     panels.zero_line(axes, vertical=True)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlabel("interpreted, above chance")
-    axes.locator_params(axis="x", nbins=6)
-    panels.percent(axes.xaxis)
+    panels.above_chance(axes.xaxis)
 
 
 def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import InputError
+from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..words.components import title
 from ..words.plans import Plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, ReadSettings, setting
 from ._evaluated import FILES, OTHER_ENTITIES, SETS, read_sets
 from ._publish import publish
@@ -48,7 +49,7 @@ class Settings(ReadSettings):
 
     prompts: FilePath = PROMPTS
     entities: FilePath = setting("data/entities.csv", "the same of the entities of `elsewhere`, on which it is fitted")
-    references: FilePath = setting("data/prompts.csv", "other prompts, with whose vectors a reading's is compared")
+    references: FilePath = setting(OUR_PROMPTS, "other prompts, with whose vectors a reading's is compared")
     results: FilePaths = setting(
         (), "CSVs to read, relative to the repository; empty is the evaluations and `elsewhere` in out_dir"
     )
@@ -110,11 +111,11 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
 
 def is_right(rows: pd.DataFrame, threshold: float) -> np.ndarray:
     """Tell which readings describe what their vector stands for: (n,) bool, by the leading rule."""
-    return (rows[{"description": "score gold", "prompt": "score"}[_rule(rows)]] > threshold).to_numpy()
+    return (rows[{DESCRIPTION.name: "score gold", PROMPT.name: "score"}[_rule(rows)]] > threshold).to_numpy()
 
 
 def _rule(rows: pd.DataFrame) -> str:
-    return "description" if rows["score gold"].notna().any() else "prompt"
+    return (DESCRIPTION if rows["score gold"].notna().any() else PROMPT).name
 
 
 class Found(NamedTuple):
@@ -201,20 +202,13 @@ def _interval(rows: pd.DataFrame, number) -> tuple[float, float]:
     import numpy as np
 
     sure, right = rows["confidence"].to_numpy(), rows["right"].to_numpy()
-    of = [np.flatnonzero(codes) for codes in _one_hot(rows["source prompt"])]
+    of = list(rows.groupby("source prompt").indices.values())
     rng, found = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
         drawn = np.concatenate([of[entity] for entity in rng.integers(len(of), size=len(of))])
         found.append(number(sure[drawn], right[drawn]))
     low, high = np.nanquantile(found, [0.025, 0.975])
     return low, high
-
-
-def _one_hot(values: pd.Series) -> np.ndarray:
-    """Return, for each distinct value, which rows have it: (distinct, n) bool."""
-    import numpy as np
-
-    return values.to_numpy()[None] == np.unique(values)[:, None]
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
@@ -248,10 +242,9 @@ def caption(settings: Settings, found: Found) -> str:
     sets = "; ".join(
         f"{count} {name}, source layers {layers}, {HELD_OUT[name]}" for name, (count, layers) in found.sets.items()
     )
-    rule = {"description": "similarity to the entity's description", "prompt": "similarity to the prompt"}[_rule(found.chosen)]
     return (
         f"{found.model}. {sets}. Of each vector the reading that is most likely right, by the model's own evidence, which "
-        f"sees neither the prompt nor a description. Right: {rule} above {settings.threshold:g}. Above, as many readings in "
+        f"sees neither the prompt nor a description. Right: {RULES[_rule(found.chosen)].similar} above {settings.threshold:g}. Above, as many readings in "
         "each dot; on the line, what is promised is true. Left of the dotted line there is no reading to believe."
     )
 

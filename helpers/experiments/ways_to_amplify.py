@@ -9,8 +9,8 @@ from ..judging.rules import RULES, rules_for
 from ..words.components import COMPOSED, EVALUATED, GRIDS, WAYS, into, plural, title
 from ..words.decoding import Contrast
 from ..words.methods import AMPLIFIED, PLAIN
-from ..words.plans import REFERENCES, Plan, make_plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.plans import Plan, make_plan
+from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -55,7 +55,7 @@ class Settings(ReadSettings):
     prompts: FilePath = PROMPTS
     num_prompts: Count = NUM_PROMPTS
     references: FilePath = setting(
-        REFERENCES, "a CSV with the column `prompt`: whose mean vectors `centred` takes off, each prompt's without its own"
+        OUR_PROMPTS, "a CSV with the column `prompt`: whose mean vectors `centred` takes off, each prompt's without its own"
     )
     layers: Layers = setting("2,5,depth:0.3,0.5", "source layers from 0")
     weights: Amplifiers = setting((0.5, 1, 2), "λ of the contrast, each at α = 1 and at the least amplified α of the grid")
@@ -286,9 +286,7 @@ def _draw(axes: Axes, table: pd.DataFrame, ways: list[str], named: bool) -> None
     names = [PLAIN.label if way == PLAIN.name else f"{way}: {FORMULAS[way]}" for way in ways]
     axes.set_yticks(range(len(ways)), names if named else [""] * len(ways), fontsize=9)
     axes.set_ylim(len(ways) - 0.5, -0.5)
-    axes.set_xlabel("interpreted, above chance")
-    axes.locator_params(axis="x", nbins=6)
-    panels.percent(axes.xaxis)
+    panels.above_chance(axes.xaxis)
 
 
 def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:

@@ -254,9 +254,7 @@ def _draw(axes: Axes, table: pd.DataFrame, blind: str, named: bool) -> None:
     axes.axvline(table.loc[BEST, "effect"], color=INK, lw=0.8, ls=":")
     axes.set_yticks(range(len(names)), [CHOICES[name] for name in names] if named else [""] * len(names), fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("interpreted, above chance")
-    axes.locator_params(axis="x", nbins=6)
-    panels.percent(axes.xaxis)
+    panels.above_chance(axes.xaxis)
 
 
 def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:

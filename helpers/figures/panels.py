@@ -197,6 +197,13 @@ def zero_line(axes: Axes, vertical: bool = False) -> None:
     (axes.axvline if vertical else axes.axhline)(0, color=NULL_COLOUR, lw=1)
 
 
+def above_chance(axis: Axis) -> None:
+    """Label a horizontal axis of distances from chance."""
+    axis.set_label_text("interpreted, above chance")
+    axis.axes.locator_params(axis="x", nbins=6)
+    percent(axis)
+
+
 # Methods
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from .. import InputError
 from ..words.files import write_atomically
@@ -197,7 +197,8 @@ def auroc(confidence: Sequence[float], right: Sequence[bool]) -> float:
     pairs = right.sum() * (~right).sum()
     if not pairs:
         return float("nan")
-    return float((rankdata(confidence)[right].sum() - right.sum() * (right.sum() + 1) / 2) / pairs)
+    sure = np.asarray(confidence, dtype=float)
+    return float(mannwhitneyu(sure[right], sure[~right], method="asymptotic").statistic / pairs)
 
 
 def digest_of(rows: pd.DataFrame, right: Sequence[bool]) -> str:

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from .. import InputError
+from ..words.prompts import LEAST_REFERENCES
 from .judge import Judge
 from .score import first_items
 
 NEIGHBOURS = 20  # readings that an agreement is the mean of, the nearest ones
-LEAST_REFERENCES = 10  # other tokens, for a contrast
 CELL = ("source prompt", "position", "component", "layer", "target layer")  # tells vectors apart; published rows have less
 TOKEN = CELL[:2]
 

@@ -5,6 +5,7 @@ teacher-forced pass over what it wrote, and each reading as a source prompt of i
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -12,15 +13,16 @@ import torch
 from torch import Tensor
 
 from .. import InputError
-from ..engine.activations import Activations, CapturedPrompts, capture_batch
+from ..engine.activations import CapturedPrompts, capture_batch
 from ..engine.prompt import PatchedPrompt
+from ..engine.references import References
 from ..engine.teacher import score_texts
 from ..engine.vectors import amplified_vectors, vector_of
 from ..models.load import LanguageModel
-from ..words.components import COMPONENTS, Site
+from ..words.components import COMPONENTS, Site, parse_component
+from ..words.prompts import LEAST_REFERENCES
 from ..words.rows import ITEM_COLUMNS, Item
 from ..words.target import TargetPrompt
-from .criteria import LEAST_REFERENCES
 from .score import first_items
 
 EVIDENCE = {  # column -> what it is
@@ -46,13 +48,13 @@ class Witness:
     """
 
     def __init__(self, lm: LanguageModel, references: Sequence[str], target_prompt: TargetPrompt | None = None):
-        self.lm, self.references = lm, tuple(dict.fromkeys(references))
-        if len(self.references) <= LEAST_REFERENCES:
+        references = list(dict.fromkeys(references))
+        if len(references) <= LEAST_REFERENCES:
             why = f"evidence needs at least {LEAST_REFERENCES} other prompts to compare with, beside a reading's own"
-            raise InputError("references", len(self.references), why)
+            raise InputError("references", len(references), why)
+        self.lm, self.references = lm, References(lm, references)
         prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), 1)
         self.target_prompt, self._replaced = prompt.target_prompt, prompt.placeholder_states
-        self._captured = [_last(activations) for activations in capture_batch(lm, self.references)]
         self._unpatched: dict[str, float] = {}  # text -> its log-probability when nothing is patched
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,8 +67,10 @@ class Witness:
             The columns of EVIDENCE, with the rows' index; NaN where there is no reading, or no such number.
 
         Raises:
-            InputError: rows of another target prompt.
+            InputError: rows of another target prompt, or of centred components, whose references the rows don't tell.
         """
+        if centred := [name for name in rows["component"].unique() if parse_component(name).is_centred]:
+            raise InputError("rows", centred, "there is no evidence of centred components yet")
         if others := set(rows["target prompt"]) - {self.target_prompt.name}:
             raise InputError("rows", sorted(others), f"expected readings of the target prompt {self.target_prompt.name!r}")
         found = pd.DataFrame(np.nan, rows.index, list(EVIDENCE))
@@ -79,10 +83,10 @@ class Witness:
         ]
         sources = CapturedPrompts(self.lm, list(dict.fromkeys(rows["source prompt"])))
         plain, amplified = [], []
-        for some in _by_prompt(items):  # one prompt's activations are in memory at a time
-            at = {some[0].source_prompt: sources[some[0].source_prompt]}
-            amplified.append(amplified_vectors(some, at, self._replaced))
-            plain += [vector_of(item, at[item.source_prompt], self._replaced[item.target]) for item in some]
+        for prompt, of in groupby(items, lambda item: item.source_prompt):  # one prompt's activations are in memory
+            some, at = list(of), sources[prompt]
+            amplified.append(amplified_vectors(some, {prompt: at}, self._replaced))
+            plain += [vector_of(item, at, self._replaced[item.target]) for item in some]
         written = [_up_to(item, result) for item, result in zip(rows["said"], rows["result"], strict=True)]
         scores = score_texts(self.lm, torch.cat(amplified), rows["target layer"].tolist(), written, self.target_prompt)
         log_prob = scores.log_prob.numpy()
@@ -119,21 +123,11 @@ class Witness:
                 for row in rows_of[text]:
                     site, own = items[row].source, items[row].source_prompt
                     read = activations[site.component][site.layer, -1].float().cpu()
-                    groups.setdefault((site, own if own in self.references else ""), []).append((row, read))
+                    groups.setdefault((site, own if own in self.references.prompts else ""), []).append((row, read))
             for (site, own), pairs in groups.items():
                 rows, back = [row for row, _ in pairs], torch.stack([read for _, read in pairs])
-                found[rows] = round_trip(vectors[rows], back, self._others(site, own)).numpy()
+                found[rows] = round_trip(vectors[rows], back, self.references.vectors(site, own)).numpy()
         return found
-
-    def _others(self, site: Site, own: str) -> Tensor:
-        """Return the references' vectors at a site, (references, width), without the reading's own prompt."""
-        return torch.stack(
-            [
-                last[site.component][site.layer]
-                for prompt, last in zip(self.references, self._captured, strict=True)
-                if prompt != own
-            ]
-        )
 
 
 def round_trip(vectors: Tensor, back: Tensor, references: Tensor) -> Tensor:
@@ -151,19 +145,6 @@ def round_trip(vectors: Tensor, back: Tensor, references: Tensor) -> Tensor:
         torch.nn.functional.normalize(values - mean, dim=-1) for values in (vectors, back, references)
     )
     return (back * vectors).sum(-1) - (back @ others.T).mean(-1)
-
-
-def _last(activations: Activations) -> dict[str, Tensor]:
-    """Return the last token's vectors: component -> (layers, width) float32 on the CPU."""
-    return {component: activations[component][:, -1].float().cpu() for component in COMPONENTS}
-
-
-def _by_prompt(items: Sequence[Item]) -> list[list[Item]]:
-    """Group neighbouring items of the same source prompt."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.source_prompt, []).append(item)
-    return list(groups.values())
 
 
 def _up_to(item: str, result: str) -> str:

@@ -12,4 +12,5 @@ sweep      plans read and scored in one call, as a table
 labels     which of a few labels a vector is, as a table
 session    one model and one judge in memory
 readings   an experiment's rows: taken where they are finished, read where they are not
+evidence   what the model tells of stored readings, kept beside them
 """

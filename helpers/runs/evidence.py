@@ -15,7 +15,7 @@ from ..judging.criteria import criterion_values
 from ..judging.evidence import EVIDENCE, Witness
 from ..models.load import LanguageModel
 from ..words.files import in_repository, results_folder
-from ..words.prompts import read_prompts
+from ..words.prompts import OUR_PROMPTS, read_prompts
 from . import ledger
 from .loop import stops
 from .progress import Bar
@@ -26,8 +26,7 @@ from .sweep import VERSIONS
 FILE = "evidence.csv.gz"  # in a folder of results: a row's id, and EVIDENCE
 AT_A_TIME = 1000  # rows whose evidence is gathered, and kept, together
 METHOD = 1  # raised when a number could change
-PROMPTS = "data/prompts.csv"  # whose vectors are the references, if no others are given
-VERDICTS = BELIEVED_ROW, NOTHING, UNCALIBRATED = "believed", "no reading to believe", "uncalibrated"
+VERDICTS = SURE, NOTHING, UNCALIBRATED = "believed", "no reading to believe", "uncalibrated"
 
 
 def evidence_for(
@@ -92,7 +91,7 @@ def believe(lm: LanguageModel, rows: pd.DataFrame, references: Sequence[str] = (
 
     Args:
         rows: of `sweep`, of this model and the paper's target prompt.
-        references: other prompts, with whose vectors a reading's is compared; those of data/prompts.csv if left out.
+        references: other prompts, with whose vectors a reading's is compared; the paper's if left out.
 
     Returns:
         The chosen rows, with the columns of EVIDENCE, `confidence` (NaN without a fit), `mean_rank` (among the readings
@@ -101,19 +100,17 @@ def believe(lm: LanguageModel, rows: pd.DataFrame, references: Sequence[str] = (
     Raises:
         InputError: too few references, or rows of another target prompt.
     """
-    told = Witness(lm, references or read_prompts(PROMPTS)).of(rows)
+    told = Witness(lm, references or read_prompts(OUR_PROMPTS)).of(rows)
     rows = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
     known = Confidence.load(results_folder(lm.slug) / CONFIDENCE)
     fits = known is not None and known.model["fingerprint"] == lm.fingerprint
     sure = known.of(rows) if fits else pd.Series(np.nan, rows.index)
     has_evidence = rows[list(EVIDENCE)].notna().any(axis=None)
     ranks = criterion_values(rows, "mean_rank") if has_evidence else pd.Series(np.nan, rows.index)
-    calibrated = sure.groupby(rows["component"]).transform(lambda of: of.notna().any())
-    best = rows.loc[best_of(rows, sure.where(calibrated, ranks))].assign(confidence=sure, mean_rank=ranks.round(3))
-    certain = [UNCALIBRATED if not known else BELIEVED_ROW if one >= BELIEVED else NOTHING for known, one in zip(
-        calibrated[best.index], best["confidence"], strict=True
-    )]  # fmt: skip
-    return best.assign(verdict=certain)
+    uncalibrated = ~rows["component"].isin(known.fitted if fits else ())
+    best = rows.loc[best_of(rows, sure.mask(uncalibrated, ranks))].assign(confidence=sure, mean_rank=ranks.round(3))
+    verdict = np.where(best["confidence"] >= BELIEVED, SURE, NOTHING)
+    return best.assign(verdict=np.where(uncalibrated[best.index], UNCALIBRATED, verdict))
 
 
 def _head(readings: Readings, references: Sequence[str]) -> dict:

@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from ..engine.activations import Activations, capture
-from ..engine.labels import LabelScorer, LabelScores, last_tokens, reference_vectors
+from ..engine.labels import LabelScorer, LabelScores, reference_vectors
+from ..engine.references import last_tokens
 from ..engine.vectors import amplified_vectors
 from ..models.load import LanguageModel
 from ..words.labels import LabelSettings
@@ -80,7 +81,7 @@ def score_in_steps(
 
     Args:
         sources: source prompt -> its activations; of the item's alone are enough.
-        references: of `engine.labels.last_tokens`.
+        references: of `engine.references.last_tokens`.
         batch_size: rows at a time; 0 is a good number.
     """
     replaced = scorer.prompt.placeholder_states

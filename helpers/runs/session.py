@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..engine.activations import CapturedPrompts
     from ..engine.interpret import Batch
     from ..engine.prompt import PatchedPrompt
-    from ..engine.references import ReferenceMeans
+    from ..engine.references import References
     from ..judging.judge import Judge
     from ..models.load import LanguageModel, ModelCard
 
@@ -116,13 +116,13 @@ class Session:
             self._captured = CapturedPrompts(self.lm, plan.prompts)
         return self._captured
 
-    def references_for(self, plan: Plan) -> "ReferenceMeans | None":
+    def references_for(self, plan: Plan) -> "References | None":
         """Return the means of a plan's references, if it has some; made again only when the references are others."""
-        from ..engine.references import ReferenceMeans
+        from ..engine.references import References
 
         if plan.references and not (self._references and self._references.is_for(self.lm, plan.references)):
             self._references = None
-            self._references = ReferenceMeans(self.lm, plan.references)
+            self._references = References(self.lm, plan.references)
         return self._references if plan.references else None
 
     def shared_by(self, plan: Plan) -> dict:

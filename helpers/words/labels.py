@@ -9,7 +9,7 @@ from . import grammar
 from .components import COMPONENTS, EVALUATED
 from .grammar import listed, read_number
 from .plans import Plan, locate, make_plan
-from .prompts import other_prompts, read_prompts
+from .prompts import LEAST_REFERENCES, other_prompts, read_prompts
 from .settings import (
     PROMPTS,
     Amplifiers,
@@ -26,7 +26,6 @@ from .settings import (
 from .target import TargetPrompt
 
 MOST_LABELS, LONGEST_LABEL = 50, 200  # letters
-LEAST_REFERENCES = 10  # other vectors, for chance
 SEPARATORS = (": ", " -> ", "->", " → ", " = ", "=")  # between a name and its description, in a target prompt
 
 

@@ -22,13 +22,11 @@ from .grammar import (
     once,
     parse_layers,
 )
-from .prompts import read_prompts
+from .prompts import LEAST_REFERENCES, OUR_PROMPTS, read_prompts
 from .rows import Identity, Item
 from .target import PAPER_TARGET_PROMPT, TargetPrompt
 
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
-REFERENCES = "data/prompts.csv"  # whose mean vectors others are centred on, if a plan names none
-FEWEST_REFERENCES = 10  # besides the prompt itself
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Plan:
     def _describe_references(self) -> dict:
         """Return how many references there are, their digest, and their file if they are the suite's own."""
         about = {"count": len(self.references), "digest": _digest(self.references)}
-        return about | ({"file": REFERENCES} if self.references == tuple(read_prompts(REFERENCES)) else {})
+        return about | ({"file": OUR_PROMPTS} if self.references == tuple(read_prompts(OUR_PROMPTS)) else {})
 
     def _check_lengths(self, card, target_prompt: TargetPrompt) -> None:
         locate("placeholder", target_prompt.placeholder, target_prompt.text, card)
@@ -226,12 +224,12 @@ def _check_references(
         if references is not None:
             raise InputError("references", len(listed(references)), "only centred components have references")
         return ()
-    found = once("references", read_prompts(REFERENCES) if references is None else references)
+    found = once("references", read_prompts(OUR_PROMPTS) if references is None else references)
     for number, reference in enumerate(found):
         check_text(f"references[{number}]", reference)
     besides = len(found) - bool(set(found) & set(prompts))
-    if besides < FEWEST_REFERENCES:
-        raise InputError("references", len(found), f"expected at least {FEWEST_REFERENCES} besides the prompt itself")
+    if besides < LEAST_REFERENCES:
+        raise InputError("references", len(found), f"expected at least {LEAST_REFERENCES} besides the prompt itself")
     return found
 
 

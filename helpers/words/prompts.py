@@ -8,6 +8,9 @@ from .. import InputError
 from .files import in_repository
 from .grammar import is_whole
 
+OUR_PROMPTS = "data/prompts.csv"  # the paper's 48; references, where no others are given
+LEAST_REFERENCES = 10  # other prompts, where something is compared with them
+
 
 def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
     """Read source prompts from a CSV with a column `prompt`: the first `num_prompts`, or all (0).

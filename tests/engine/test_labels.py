@@ -6,8 +6,9 @@ from test_teacher import plainly
 
 from helpers import InputError
 from helpers.engine.activations import capture
-from helpers.engine.labels import LabelScorer, LabelScores, last_tokens, reference_vectors, score_labels
+from helpers.engine.labels import LabelScorer, LabelScores, reference_vectors, score_labels
 from helpers.engine.prompt import PatchedPrompt
+from helpers.engine.references import last_tokens
 from helpers.words.components import Site
 from helpers.words.plans import make_plan
 from helpers.words.prompts import read_prompts

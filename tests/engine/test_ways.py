@@ -11,7 +11,7 @@ from reference import plain_contrast, plain_interpret, plain_vector
 from helpers.engine.activations import Activations, capture
 from helpers.engine.interpret import Reader, interpret, run
 from helpers.engine.prompt import PatchedPrompt
-from helpers.engine.references import ReferenceMeans
+from helpers.engine.references import References
 from helpers.engine.sampling import contrasted
 from helpers.engine.vectors import amplified_vectors
 from helpers.runs.session import Session
@@ -80,7 +80,7 @@ def test_an_inspected_token_in_the_middle_is_centred_on_last_tokens(tiny):
 
 
 def test_a_prompt_is_left_out_of_its_own_mean(tiny):
-    means, site = ReferenceMeans(tiny, REFERENCES), Site("mlp_output", 1)
+    means, site = References(tiny, REFERENCES), Site("mlp_output", 1)
     last = torch.stack([capture(tiny, prompt)["mlp_output"][1, -1] for prompt in REFERENCES])
     torch.testing.assert_close(means.mean(site), last.mean(0))
     torch.testing.assert_close(means.mean(site, without="Diana, Princess of Wales"), last.mean(0))

@@ -92,11 +92,13 @@ def test_a_vector_that_is_read_right_comes_back():
     assert (shared.abs() < 0.9).all() and not torch.allclose(shared, round_trip(vectors, vectors, references))
 
 
-def test_wrong_input_is_refused(lm, read):
+def test_wrong_input_is_refused(lm, read, witness):
     with pytest.raises(InputError, match="references=10: evidence needs at least 10 other prompts"):
         Witness(lm, REFERENCES[:10])
     with pytest.raises(InputError, match="expected readings of the target prompt 'custom"):
         Witness(lm, REFERENCES, TargetPrompt("Paris: a city, x")).of(read)
+    with pytest.raises(InputError, match="there is no evidence of centred components yet"):
+        witness.of(read.assign(component="centred[mlp_output]"))
 
 
 def test_where_nothing_is_patched_the_pmi_is_nothing(lm, witness):

@@ -11,8 +11,8 @@ from helpers import InputError
 from helpers.models.load import read_model
 from helpers.words.components import COMPOSED
 from helpers.words.decoding import Contrast, Sampling
-from helpers.words.plans import REFERENCES, locate, make_plan
-from helpers.words.prompts import read_prompts
+from helpers.words.plans import locate, make_plan
+from helpers.words.prompts import OUR_PROMPTS, read_prompts
 from helpers.words.rows import Identity, Site
 from helpers.words.target import TargetPrompt
 
@@ -95,7 +95,7 @@ def test_an_id_changes_with_everything_that_can_change_a_text(card):
     ]
     assert len(set(variants)) == len(variants)
     assert id_of(components=["norm[mlp_output]"]) == id_of(components=["norm[mlp_output]", "centred[mlp_output]"])
-    assert id_of(components="centred[mlp_output]", references=read_prompts(REFERENCES)) == id_of(components="centred[mlp_output]")
+    assert id_of(components="centred[mlp_output]", references=read_prompts(OUR_PROMPTS)) == id_of(components="centred[mlp_output]")
     assert id_of(decoding=Contrast(1)) == id_of(decoding=Contrast(1.0), seed=3)
     assert id_of(seed=5) == id_of(amplifiers=3.0) == id_of(), "a greedy text doesn't depend on a seed"
     assert id_of(model=MODEL._replace(name="another name")) == id_of(), "nor on what the model is called"
@@ -160,7 +160,7 @@ def test_a_plan_names_its_references():
     """The suite's own by their file; others by a digest."""
     assert "references" not in make_plan(["a"], ["norm[mlp_output]", "guidance"]).describe()
     usual = make_plan(["a"], "centred[mlp_output]")
-    assert usual.references == tuple(read_prompts(REFERENCES)) and len(usual.references) == 48
+    assert usual.references == tuple(read_prompts(OUR_PROMPTS)) and len(usual.references) == 48
     about = usual.describe()["references"]
     assert (about["count"], about["file"]) == (48, "data/prompts.csv")
     others = make_plan(["a"], "centred[mlp_output]", references=SOME).describe()["references"]
