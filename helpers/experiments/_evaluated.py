@@ -47,12 +47,13 @@ def read_sets(settings: Record) -> dict[str, pd.DataFrame]:
         settings: with `results`, `prompts` and `entities`; without results, they are in the folder of results.
 
     Raises:
-        InputError: neither set was read.
+        InputError: neither set was read; a file of `results` that isn't there, or isn't one of readings.
     """
     from ..runs.results import evaluations, read_results
 
-    stored = settings.results or [*evaluations(folder := folder_of(settings)), folder / OTHER_ENTITIES]
-    rows = read_results([file for file in stored if in_repository(file).is_file()])
+    folder = folder_of(settings)
+    others = [folder / OTHER_ENTITIES] if (folder / OTHER_ENTITIES).is_file() else []
+    rows = read_results(settings.results or [*evaluations(folder), *others])
     found = {
         name: rows[rows["source prompt"].isin(read_prompts(getattr(settings, setting)))] for name, setting in SETS.items()
     }

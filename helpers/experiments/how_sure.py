@@ -83,7 +83,7 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     from ..runs.evidence import evidence_for
 
     settings = readings.settings
-    rows, references = read_sets(settings), read_prompts(settings.references)
+    rows, references = read_sets(settings), read_prompts(settings.references, parameter="references")
     categories = read_categories(settings.entities)
     if "entities" not in rows:
         raise InputError("entities", settings.entities, "none of them was read yet; run elsewhere first")

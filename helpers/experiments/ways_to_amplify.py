@@ -69,7 +69,8 @@ def plans(settings: Settings) -> list[Plan]:
 
 def _ways(settings: Settings) -> list[tuple[str, str, Plan]]:
     """Return the component, the way and the plan of each of the plans, in their order."""
-    prompts, references, asked = read_prompts(settings.prompts, settings.num_prompts), read_prompts(settings.references), []
+    prompts, asked = read_prompts(settings.prompts, settings.num_prompts), []
+    references = read_prompts(settings.references, parameter="references")
     for component, target in EVALUATED.items():
 
         def plan(name, amplifiers, target=target, **more) -> Plan:

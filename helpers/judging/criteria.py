@@ -16,6 +16,7 @@ from ..words.prompts import LEAST_REFERENCES
 from .judge import Judge
 from .score import first_items
 
+DECIMALS = 6  # readings that say the same are equals, however a processor rounds
 NEIGHBOURS = 20  # readings that an agreement is the mean of, the nearest ones
 CELL = ("source prompt", "position", "component", "layer", "target layer")  # tells vectors apart; published rows have less
 TOKEN = CELL[:2]
@@ -196,7 +197,7 @@ def criterion_values(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Jud
         ok,
         {name: rows[name].to_numpy(float) for name in CRITERIA[criterion].needs},
     )
-    values = np.where(ok, CRITERIA[criterion].value(readings), np.nan)
+    values = np.where(ok, CRITERIA[criterion].value(readings), np.nan).round(DECIMALS)
     if ok.any() and np.isnan(values).all():
         raise InputError("rows", f"{len(rows)} rows", f"{criterion} has nothing to compare them with: {_needs(criterion)}")
     return pd.Series(values, rows.index)

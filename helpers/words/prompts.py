@@ -12,20 +12,23 @@ OUR_PROMPTS = "data/prompts.csv"  # the paper's 48; references, where no others 
 LEAST_REFERENCES = 10  # other prompts, where something is compared with them
 
 
-def read_prompts(path: str | Path, num_prompts: int = 0) -> list[str]:
+def read_prompts(path: str | Path, num_prompts: int = 0, parameter: str = "prompts") -> list[str]:
     """Read source prompts from a CSV with a column `prompt`: the first `num_prompts`, or all (0).
+
+    Args:
+        parameter: that names the file, for errors.
 
     Raises:
         InputError: no such file or column, no prompts, or a blank one (with its row number).
     """
-    columns = _read_columns(path)
+    columns = _read_columns(path, parameter)
     if not is_whole(num_prompts) or num_prompts < 0:
         raise InputError("num_prompts", num_prompts, "expected a whole number; 0 is all")
     prompts = columns["prompt"]
     if not prompts:
-        raise InputError("prompts", str(path), "no prompts under its column 'prompt'")
+        raise InputError(parameter, str(path), "no prompts under its column 'prompt'")
     if blank := [row for row, prompt in enumerate(prompts, start=1) if not prompt.strip()]:
-        raise InputError("prompts", str(path), f"row {blank[0]} is blank")
+        raise InputError(parameter, str(path), f"row {blank[0]} is blank")
     return prompts[: num_prompts or None]
 
 
@@ -64,19 +67,19 @@ def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[st
     return dict(zip(prompts, values, strict=True))
 
 
-def _read_columns(path: str | Path) -> dict[str, list[str]]:
+def _read_columns(path: str | Path, parameter: str = "prompts") -> dict[str, list[str]]:
     file = in_repository(path)
     if not file.is_file():
-        raise InputError("prompts", str(path), "no such file; expected a CSV with a column 'prompt'")
+        raise InputError(parameter, str(path), "no such file; expected a CSV with a column 'prompt'")
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             names, *rows = list(csv.reader(lines, strict=True)) or [[]]
     except (ValueError, csv.Error) as error:
-        raise InputError("prompts", str(path), f"not a CSV file ({error})") from error
+        raise InputError(parameter, str(path), f"not a CSV file ({error})") from error
     if "prompt" not in names:
-        raise InputError("prompts", str(path), f"no column 'prompt'; its columns are {', '.join(names)}")
+        raise InputError(parameter, str(path), f"no column 'prompt'; its columns are {', '.join(names)}")
     if odd := [number for number, row in enumerate(rows, start=1) if len(row) > len(names)]:
-        raise InputError("prompts", str(path), f"not a CSV file (row {odd[0]} has more fields than there are columns)")
+        raise InputError(parameter, str(path), f"not a CSV file (row {odd[0]} has more fields than there are columns)")
     return {
         name: [row[place] if place < len(row) else "" for row in rows] for place, name in enumerate(names)
     }

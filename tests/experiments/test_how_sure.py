@@ -125,6 +125,14 @@ def test_without_a_fit_it_says_so(stored, tmp_path):
     assert "confidence" not in chosen and "mean_rank" in chosen, "the evidence is there all the same"
 
 
+def test_a_file_that_is_not_there_is_named(stored):
+    for name, words in (("results", "results='nowhere.csv': no such file"), ("references", "references='nowhere.csv': no such")):
+        given = {"results": ["nowhere.csv"]} if name == "results" else {name: "nowhere.csv"}
+        settings = how_sure.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)} | given)
+        with pytest.raises(InputError, match=words):
+            how_sure.gather(Readings(settings, bar=None))
+
+
 def test_without_entities_it_is_refused(stored, tmp_path):
     (tmp_path / "elsewhere.csv.gz").unlink()
     with pytest.raises(InputError, match="none of them was read yet; run elsewhere first"):

@@ -72,6 +72,15 @@ def test_agreement_is_the_mean_with_the_nearest_readings_of_the_token_in_other_l
     assert contrast[1] == pytest.approx(found[1] - np.mean(rest), abs=1e-5)
 
 
+@pytest.mark.parametrize("criterion", [name for name, one in CRITERIA.items() if not one.needs])
+def test_readings_that_say_the_same_are_equals(criterion):
+    """A product of matrices may tell them apart in its last digits, and other processors in other ones."""
+    values = criterion_values(table(), criterion)
+    by_cell = table().assign(value=values)[table()["amplification value"] != 3].groupby(["source prompt", "layer"])["value"]
+    assert (by_cell.nunique() == 1).all()
+    assert (values * 10**6 - (values * 10**6).round()).abs().max() < 1e-6, "rounded"
+
+
 def test_only_the_nearest_count():
     many = pd.concat([table().assign(component=f"c{number}") for number in range(NEIGHBOURS)], ignore_index=True)
     chosen = criterion_values(many, "agreement")[many["amplification value"] == 3]
