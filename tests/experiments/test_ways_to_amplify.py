@@ -92,7 +92,7 @@ def test_it_is_published_with_what_it_says(card, tmp_path):
     [
         ({"weights": [-1]}, "weight=-1"),
         ({"weights": []}, "weights="),
-        ({"references": "nowhere.csv"}, "prompts='nowhere.csv': no such file"),
+        ({"references": "nowhere.csv"}, "references='nowhere.csv': no such file"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_read(given, words):
