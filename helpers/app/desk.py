@@ -12,7 +12,6 @@ import pandas as pd
 
 from .. import InputError
 from ..engine.activations import Activations
-from ..engine.batches import is_out_of_memory
 from ..engine.interpret import Batch, run
 from ..engine.labels import LabelScorer
 from ..engine.references import last_tokens
@@ -26,6 +25,7 @@ from ..runs.ledger import readings_of
 from ..runs.session import Session
 from ..runs.sweep import describe, describe_judge, rows_of
 from ..words.labels import check_labels, continuations, references
+from ..words.machine import is_out_of_memory
 from ..words.plans import make_plan
 from ..words.prompts import read_prompts
 from ..words.rows import TRIED_AGAIN, Item, Reading

@@ -5,10 +5,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 
-import psutil
 import torch
 
 from .. import InputError
+from ..words.machine import free_memory_bytes, is_out_of_memory
 
 USUAL = 512  # rows that keep two CPU cores busy (benchmarks/); a plan of few batches looks no further
 LARGEST = 4096
@@ -38,7 +38,7 @@ def find_batch_size(rows: int, row_bytes: int, device: torch.device, seconds: Ca
         row_bytes: memory that a row needs at most.
         seconds: (batch size) -> seconds that a short piece of the work takes for such a batch.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory_bytes()
     fitting = max(1, int(SHARE_OF_MEMORY * free) // row_bytes)
     size = min(USUAL, fitting)
     limit = min(LARGEST, fitting, rows // LEAST_BATCHES)
@@ -136,14 +136,6 @@ def _without_frames(error: Exception) -> Exception:
 def one_line(error: Exception) -> str:
     """Describe an error in one line: its type and its message."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out. On a GPU torch has an exception for it, on a CPU only a sentence."""
-    sentences = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(sentence in str(error) for sentence in sentences)
-    )
 
 
 def free_memory(device: torch.device) -> None:

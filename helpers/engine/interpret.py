@@ -11,11 +11,12 @@ from .. import InputError
 from ..models.load import LanguageModel
 from ..words.components import Site
 from ..words.decoding import Contrast, Decoding
+from ..words.machine import is_out_of_memory
 from ..words.plans import Plan
 from ..words.rows import DIGITS, NO_VECTOR, STATUSES, Item, Reading
 from ..words.target import TargetPrompt
 from .activations import CapturedPrompts
-from .batches import Failures, check_batch_size, find_batch_size, is_out_of_memory, one_line, run_with_bisection, timed
+from .batches import Failures, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
 from .prompt import PatchedPrompt
 from .references import References

@@ -3,6 +3,7 @@
 catalogue  small models that install from packages
 sources    where a model's files are, and what identifies them
 gguf       a GGUF file, dequantised once and kept
+gguf_header  whether a GGUF file's header fits its file
 families   which modules of a block add to the residual stream, proved at load
 load       the card of a model, and the model in memory
 

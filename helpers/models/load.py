@@ -30,10 +30,12 @@ from transformers.utils import logging
 
 from .. import InputError
 from ..words.files import slug
+from ..words.machine import cores
 from ..words.rows import Identity
 from ..words.settings import ADAPTER_FILES, DEFAULT_MODEL, ModelSettings, SourceOptions
 from .families import Parts, check_architecture, find_parts
 from .gguf import is_worth_keeping, keep_dequantised
+from .gguf_header import check_header
 from .sources import Source, bundled_code, find_source
 
 
@@ -150,6 +152,8 @@ def read_model(name: str, **source_options) -> ModelCard:
     _check_extras(source)
     settings = {"local_files_only": True, "trust_remote_code": options.trust_remote_code}
     try:
+        if "gguf_file" in source.location:
+            check_header(source.folder / source.gguf_file)
         with without_progress_bars():
             config = AutoConfig.from_pretrained(**source.location, **settings)
             check_architecture(name, config, options.trust_remote_code, options.parts)
@@ -181,6 +185,8 @@ def load_model(name: str, dtype: str = "float32", device: str = "auto", **source
     if device != "auto" and source_options.get("device_map"):
         raise InputError("device", device, "a device_map says where the model goes; leave device at auto")
     device = check_hardware(dtype, device)
+    if device.type == "cpu":
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch counts the machine's, not the container's
     card = read_model(name, **source_options)
     card.source.fetch_weights()
     fingerprint = card.source.fingerprint()
