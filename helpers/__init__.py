@@ -18,6 +18,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+LONGEST_SHOWN = 400  # characters of what was given, in the message of an InputError
 ROOT = Path(__file__).resolve().parent.parent  # the repository
 
 # No telemetry from the libraries underneath; they read this when they are first imported.
@@ -30,7 +31,9 @@ class InputError(ValueError):
     """Report bad input. The message names the parameter, what was given and what is allowed."""
 
     def __init__(self, parameter: str, given: object, allowed: str):
-        super().__init__(f"{parameter}={given!r}: {allowed}")
+        shown = repr(given)
+        shown = shown if len(shown) <= LONGEST_SHOWN else f"{shown[: LONGEST_SHOWN // 2]}…{shown[-20:]}"
+        super().__init__(f"{parameter}={shown}: {allowed}")
 
     @classmethod
     def saying(cls, message: str) -> "InputError":

@@ -13,6 +13,6 @@ panel     a request's results on the page, and the files to download
 page      what happens on a click
 api       the page for programs
 theme     fonts and colours; style.css, how results look
-guard     who may ask for what
+guard     who may ask for what; logins, how often a password may be guessed
 server    start and stop
 """

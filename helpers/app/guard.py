@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .logins import Logins, TooMany
+
 POLICY = (  # Gradio's page needs inline scripts and makes functions of text; nothing is loaded from other hosts
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
@@ -10,9 +12,12 @@ POLICY = (  # Gradio's page needs inline scripts and makes functions of text; no
 )
 OPEN = (  # what the page and the client ask for, of Gradio's many routes
     "assets/", "static/", "svelte/", "theme.css", "favicon.ico", "manifest.json", "robots.txt", "config", "info",
-    "openapi.json", "queue/", "call/", "run/predict", "heartbeat/", "startup-events", "app_id", "cancel", "reset", "user",
+    "queue/", "call/", "run/predict", "heartbeat/", "startup-events", "app_id", "cancel", "reset", "user",
     "token", "login", "logout",
 )  # fmt: skip
+
+
+FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")  # Gradio would write them into its pages
 
 
 class Guard:
@@ -20,27 +25,22 @@ class Guard:
 
     Args:
         folder: the only one that files are served from.
+        host: that a proxy in front of the server is reached by; pages of it may ask, too.
     """
 
-    def __init__(self, app, folder: Path):
-        self.app, self.files = app, f"file={folder}/"
+    def __init__(self, app, folder: Path, host: str = ""):
+        self.app, self.files, self.host, self.logins = app, f"file={folder}/", host, Logins()
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        from starlette.responses import PlainTextResponse
-
-        headers = {name.decode().lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        host, origin = headers.get("host", ""), headers.get("origin")
-        path = scope["path"].strip("/").removeprefix("gradio_api").strip("/")
-        refused = None
-        if origin and scope["method"] not in ("GET", "HEAD") and origin.partition("://")[2] != host:
-            refused = PlainTextResponse("asked by a page of another origin", 403)
-        elif path and (".." in path or not path.startswith((*OPEN, self.files))):
-            refused = PlainTextResponse("not served here", 403)
+        scope = scope | {"headers": [header for header in scope["headers"] if header[0].lower() not in FORWARDED]}
+        begun = None
 
         async def send_with_policy(message):
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = message["status"]
                 message["headers"] = [
                     *message["headers"],
                     (b"content-security-policy", POLICY.encode()),
@@ -49,4 +49,40 @@ class Guard:
                 ]
             await send(message)
 
-        await (refused or self.app)(scope, receive, send_with_policy)
+        if refused := self._refused(scope):
+            return await refused(scope, receive, send_with_policy)
+        if scope["method"] != "POST" or _path(scope) != "login":
+            try:
+                return await self.app(scope, receive, send_with_policy)
+            except KeyError:  # Gradio looks a function up by the number that the visitor sent
+                if begun:
+                    raise
+                return await _plain("no such function", 400)(scope, receive, send_with_policy)
+        address = (scope.get("client") or ("",))[0]
+        try:
+            async with self.logins.turn(address):
+                await self.app(scope, receive, send_with_policy)
+                self.logins.note(address, failed=begun is None or begun >= 400)
+        except TooMany:
+            await _plain("too many attempts; try again in a while", 429)(scope, receive, send_with_policy)
+
+    def _refused(self, scope):
+        """Return the answer to a request that isn't served; None if it is."""
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        origin, path = headers.get("origin"), _path(scope)
+        if origin and scope["method"] not in ("GET", "HEAD"):
+            if origin.partition("://")[2] not in {headers.get("host", ""), self.host} - {""}:
+                return _plain("asked by a page of another origin", 403)
+        if path and (".." in path or not path.startswith((*OPEN, self.files))):
+            return _plain("not served here", 403)
+        return None
+
+
+def _path(scope) -> str:
+    return scope["path"].strip("/").removeprefix("gradio_api").strip("/")
+
+
+def _plain(text: str, status: int):
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse(text, status)

@@ -15,6 +15,9 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import psutil
 
 from .. import InputError
 from ..models.sources import find_source
@@ -27,6 +30,7 @@ LOOPBACK = ("127.0.0.1", "localhost")
 FIRST_PORT, PORTS = 7860, 100  # tried in turn if none is asked for
 USER = "superscopes"
 PASSWORD = "SUPERSCOPES_PASSWORD"  # the environment variable
+FOLDER = "superscopes-"  # then the number of the server's process
 
 
 class Server:
@@ -39,16 +43,22 @@ class Server:
     Args:
         port: the first free one from 7860 on if left out.
         password: needed for an address that others can reach.
+        root_url: where visitors reach the server through a proxy, like https://lab.example/superscopes; the proxy
+            passes on what comes after it.
 
     Raises:
-        InputError: no such model; or a dtype, device, port or address that can't be used.
+        InputError: no such model; or a dtype, device, port, address or root URL that can't be used.
     """
 
-    def __init__(self, desk: Desk, port: int | None = None, address: str = "127.0.0.1", password: str = ""):
+    def __init__(
+        self, desk: Desk, port: int | None = None, address: str = "127.0.0.1", password: str = "", root_url: str = ""
+    ):
         check_address(address, password)
+        proxy = check_root_url(root_url)
         desk.check()
         self.desk, self.port = desk, find_port(port, address)
-        self._folder = Path(tempfile.mkdtemp(prefix="superscopes-")).resolve()
+        _remove_what_killed_servers_left()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")).resolve()
         _prepare_gradio(self._folder)
         from starlette.middleware import Middleware
         from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -62,15 +72,16 @@ class Server:
         exports.mkdir()
         self._page = Page(desk, exports)
         self._blocks = self._page.blocks
-        hosts = ["*"] if address == "0.0.0.0" else [*LOOPBACK, address]  # or DNS rebinding could reach it
-        layers = [Middleware(Guard, folder=self._folder), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
+        names = [*LOOPBACK, address, *filter(None, [urlsplit(root_url).hostname])]
+        hosts = ["*"] if address == "0.0.0.0" else names  # or DNS rebinding could reach it
+        layers = [Middleware(Guard, folder=self._folder, host=proxy), Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
         self._blocks.queue(max_size=200, default_concurrency_limit=8, api_open=False)
         self._blocks._queue.sleep_when_free = 0.02  # not a thousand times a second, beside a model on the same cores
         self._blocks._queue.progress_update_sleep_when_free = 1.0
         _, self.url, _ = self._blocks.launch(
             server_name=address, server_port=self.port, share=False, inline=False, inbrowser=False, quiet=True,
             prevent_thread_lock=True, auth=(USER, password) if password else None, strict_cors=True, ssr_mode=False,
-            mcp_server=False, enable_monitoring=False, run_history=False, pwa=False, show_error=False,
+            root_path=root_url.rstrip("/") or None, mcp_server=False, enable_monitoring=False, run_history=False, pwa=False, show_error=False,
             allowed_paths=[str(exports)], max_file_size="1mb",
             footer_links=["api"], theme=theme(), css=STYLE, app_kwargs={"middleware": layers},
         )  # fmt: skip
@@ -83,7 +94,7 @@ class Server:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def serve(model: str, dtype: str, device: str, port: int | None, address: str) -> int:
+def serve(model: str, dtype: str, device: str, port: int | None, address: str, root_url: str = "") -> int:
     """Serve the page until it is stopped, with the password of the environment; the command `app`.
 
     Returns:
@@ -95,13 +106,14 @@ def serve(model: str, dtype: str, device: str, port: int | None, address: str) -
     try:
         settings = ModelSettings.of({"model": model, "dtype": dtype, "device": device})
         check_address(address, password)
+        check_root_url(root_url)
         find_port(port, address)
         find_source(settings.model, settings.source_options)
         from .desk import Desk  # all that needs no model is checked by now
 
-        server = Server(Desk(model, dtype, device), port, address, password)
+        server = Server(Desk(model, dtype, device), port, address, password, root_url)
         who = f" (user {USER}, password as set)" if password else ""
-        print(f"Superscopes is at {server.url}{who}; Ctrl-C stops it.", flush=True)
+        print(f"Superscopes is at {root_url or server.url}{who}; Ctrl-C stops it.", flush=True)
         threading.Event().wait()
     except InputError as error:
         print(error, file=sys.stderr)
@@ -150,6 +162,22 @@ def check_address(address: str, password: str) -> None:
         )
 
 
+def check_root_url(root_url: str) -> str:
+    """Return the host, with its port if it has one, of the URL that a proxy is reached by; "" without one.
+
+    Raises:
+        InputError: not a whole http or https URL.
+    """
+    try:
+        parts = urlsplit(root_url)
+        is_whole = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+    except ValueError:
+        is_whole = False
+    if root_url and not is_whole:
+        raise InputError("root_url", root_url, "expected a whole URL, like https://lab.example/superscopes")
+    return parts.netloc.rpartition("@")[2] if root_url else ""
+
+
 def find_port(port: int | None, address: str = "127.0.0.1") -> int:
     """Return the port asked for, or the first free one from 7860 on.
 
@@ -173,6 +201,14 @@ def find_port(port: int | None, address: str = "127.0.0.1") -> int:
                     why = f"can't be used ({reason}); another one is --port {port + 1}"
                     raise InputError("port", port, why) from error
     raise InputError("port", f"{FIRST_PORT}–{FIRST_PORT + PORTS - 1}", "all in use; --port names another")
+
+
+def _remove_what_killed_servers_left() -> None:
+    """Remove the folders of servers that were killed before they could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER}*-*"):
+        process = folder.name.removeprefix(FOLDER).partition("-")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)  # another user's stays
 
 
 def _prepare_gradio(folder: Path) -> None:

@@ -253,12 +253,13 @@ def app(
     device: Annotated[str, _option("DEVICE", "auto, cpu or cuda.")] = "auto",
     port: Annotated[int | None, _option("PORT", "The first free one from 7860 on, if left out.")] = None,
     address: Annotated[str, _option("ADDRESS", "Any but this machine's own needs SUPERSCOPES_PASSWORD.")] = "127.0.0.1",
+    root_url: Annotated[str, _option("URL", "Where a proxy serves it, like https://lab.example/superscopes.")] = "",
 ) -> int:
     """Open the application: one prompt in a browser. Ctrl-C stops it."""
     from ..app.server import serve
     from ..words.settings import DEFAULT_MODEL
 
-    return serve(model or DEFAULT_MODEL, dtype, device, port, address)
+    return serve(model or DEFAULT_MODEL, dtype, device, port, address, root_url)
 
 
 @cli.command(cls=WithSettings)

@@ -1,25 +1,35 @@
 """Who may ask the server for what, what programs get, and how it starts and stops."""
 
+import asyncio
 import json
 import re
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
+import httpx
 import pandas as pd
 import psutil
 import pytest
+import uvicorn
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from serving import PROMPT
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from helpers import ROOT, InputError, label, sweep
+from helpers.app import logins
 from helpers.app.desk import Desk
 from helpers.app.guard import POLICY
-from helpers.app.server import Server, serve
+from helpers.app.server import Server, check_root_url, serve
 from helpers.words.rows import ROW_COLUMNS
 from helpers.words.settings import DEFAULT_MODEL
 
@@ -87,6 +97,147 @@ def test_no_file_outside_the_exports_can_be_fetched(server, path):
     for method, path in (("GET", path), ("POST", path), ("GET", inside + path.rpartition("=")[2].lstrip("/"))):
         status, _, body = get(server.url + path, method)
         assert status >= 400 and b"root:" not in body and b"Superscopes" not in body
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-Host", "X-Gradio-Server", "X-Forwarded-Proto"])
+def test_a_proxys_headers_are_not_believed(server, header):
+    for path in ("", "config", "gradio_api/info"):
+        status, _, body = get(server.url + path, **{header: "https://evil.example"})
+        assert status == 200 and b"evil.example" not in body and b"https://127" not in body
+        assert get(server.url + path, **{header: "\xe9\xff"})[0] == 200
+
+
+def test_a_function_that_is_not_there(server):
+    for fn_index in (99_999, -1):
+        content = json.dumps({"data": [], "fn_index": fn_index, "session_hash": "x"}).encode()
+        asked = urllib.request.Request(
+            server.url + "gradio_api/queue/join", content, {"Content-Type": "application/json"}, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(asked, timeout=20)
+        assert refused.value.code == 400
+
+
+def test_an_answer_does_not_repeat_all_that_was_given(server):
+    with pytest.raises(AppError) as error:
+        Client(server.url, verbose=False).predict(PROMPT, model="x" * 100_000, api_name="/tokens")
+    assert len(str(error.value)) < 1000 and "expected one of" in str(error.value)
+
+
+def test_the_folder_of_a_killed_server_is_removed(tmp_path, monkeypatch):
+    from helpers.app import server
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    monkeypatch.setattr(server.tempfile, "gettempdir", lambda: str(tmp_path))
+    for number in (process.pid, 1):
+        (tmp_path / f"superscopes-{number}-x" / "exports").mkdir(parents=True)
+    (tmp_path / "superscopes-notes").mkdir()
+    server._remove_what_killed_servers_left()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["superscopes-1-x", "superscopes-notes"]
+
+
+# With a password, and behind a proxy
+
+
+def log_in(url: str, password: str) -> int:
+    content = urllib.parse.urlencode({"username": "superscopes", "password": password}).encode()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url + "login", content, method="POST"), timeout=60) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_guessing_is_slow():
+    """Many guesses at once: a few are tried, the others are refused; then the right password is taken."""
+    server = Server(Desk(DEFAULT_MODEL), password="correct horse")
+    try:
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda number: log_in(server.url, f"guess {number}"), range(120)))
+        assert set(answers) == {400, 429} and answers.count(400) <= logins.FREE + 2 * logins.MOST_WAITING
+        assert log_in(server.url, "correct horse") == 200
+        assert get(server.url + "openapi.json")[0] == 403 and get(server.url + "gradio_api/openapi.json")[0] == 403
+    finally:
+        server.close()
+
+
+def test_delays_grow_and_are_forgotten():
+    now, slept = [0.0], []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    known = logins.Logins(lambda: now[0], sleep)
+
+    async def fail(address):
+        async with known.turn(address):
+            known.note(address, failed=True)
+
+    for _ in range(6):
+        asyncio.run(fail("a"))
+    assert slept == [0, 0, 0, 0.5, 1, 2] and known.delay("b") == 0
+    for number in range(40):
+        asyncio.run(fail(f"other {number}"))
+    assert 0 < known.delay("b") <= logins.LONGEST_OF_ALL
+    known.note("a", failed=False)
+    assert known.delay("a") == known.delay("b")
+    now[0] = logins.FORGOTTEN + 1
+    assert known.delay("a") == known.delay("b") == 0
+
+
+@pytest.fixture
+def proxy():
+    """A real reverse proxy on this machine, which serves another server under /lab: (its address, where to send)."""
+    target = []
+
+    async def pass_on(request):
+        if not request.url.path.startswith("/lab/"):
+            return Response("not here", 404)
+        url = target[0].rstrip("/") + request.url.path.removeprefix("/lab") + f"?{request.url.query}"
+        async with httpx.AsyncClient(timeout=60) as client:
+            headers = [(name, value) for name, value in request.headers.raw if name != b"host"]
+            answer = await client.send(
+                client.build_request(request.method, url, headers=headers, content=await request.body()), stream=True
+            )
+            body = [part async for part in answer.aiter_raw()]
+        kept = {name: value for name, value in answer.headers.items() if name != "transfer-encoding"}
+        return Response(b"".join(body), answer.status_code, kept)
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    methods = ["GET", "POST", "HEAD"]
+    app = Starlette(routes=[Route("/{path:path}", pass_on, methods=methods)])
+    running = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+    thread = threading.Thread(target=running.run, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{port}", target
+    running.should_exit = True
+    thread.join(10)
+
+
+def test_behind_a_proxy_with_a_path(tiny_folder, proxy):
+    address, target = proxy
+    server = Server(Desk(str(tiny_folder)), root_url=f"{address}/lab")
+    target.append(f"http://127.0.0.1:{server.port}/")
+    try:
+        status, _, page = get(f"{address}/lab/")
+        assert status == 200 and f"{address}/lab".encode() in page
+        client = Client(f"{address}/lab/", verbose=False)
+        assert client.predict(api_name="/models")[0] == str(tiny_folder)
+        assert client.predict(PROMPT, layers="1", amplifiers="1", api_name="/interpret")
+        join = f"{address}/lab/gradio_api/queue/join"
+        assert get(join, "POST", Origin="http://evil.example")[0] == 403
+        assert get(join, "POST", Origin=address)[0] not in (403, 404)
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("url", ["lab", "/lab", "ftp://x/y", "https:///x", "http://[::1", "https://x/?y=1"])
+def test_a_root_url_that_is_none(url):
+    with pytest.raises(InputError, match="root_url=.*: expected a whole URL"):
+        check_root_url(url)
 
 
 def test_another_address_needs_a_password():
