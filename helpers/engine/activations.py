@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import InputError
 from ..models.load import LanguageModel
 from ..words.components import COMPONENTS, Site
-from .hooks import record
+from .hooks import ending_at, record
 
 TOKENS_PER_PASS = 512  # bounds a capture's memory: layers × width × 3 components of so many tokens
 CAPTURED = ("hidden_state", "mlp_output", "attention_output")  # pre_mlp_residual is derived from the first two
@@ -22,7 +22,8 @@ class Activations:
 
     Attributes:
         tokens: (tokens,) each token of the prompt, decoded alone.
-        hidden_state, mlp_output, attention_output: (layers, tokens, width), in the model's dtype.
+        hidden_state, mlp_output, attention_output: (layers, tokens, width), in the model's dtype; of all layers, or of
+            the first ones up to the deepest that was asked for.
     """
 
     tokens: list[str]
@@ -46,9 +47,18 @@ def capture(lm: LanguageModel, prompt: str) -> Activations:
     return capture_batch(lm, [prompt])[0]
 
 
-def capture_batch(lm: LanguageModel, prompts: Sequence[str]) -> list[Activations]:
-    """Return the activations of many prompts, of any lengths, in their order."""
-    return [activations for part in _cut_into_passes(lm, prompts) for activations in _capture_pass(lm, part)]
+def capture_batch(lm: LanguageModel, prompts: Sequence[str], deepest: int | None = None) -> list[Activations]:
+    """Return the activations of many prompts, of any lengths, in their order.
+
+    Args:
+        deepest: the last layer that is needed: the passes end there. All layers, if left out.
+
+    Raises:
+        InputError: a layer that this model doesn't have.
+    """
+    if deepest is not None and not 0 <= deepest < lm.num_layers:
+        raise InputError("deepest", deepest, f"expected a layer of 0–{lm.num_layers - 1}")
+    return [activations for part in _cut_into_passes(lm, prompts) for activations in _capture_pass(lm, part, deepest)]
 
 
 class CapturedPrompts:
@@ -92,17 +102,18 @@ def _cut_into_passes(lm: LanguageModel, prompts: Sequence[str]) -> list[list[str
 
 
 @torch.inference_mode()
-def _capture_pass(lm: LanguageModel, prompts: list[str]) -> list[Activations]:
+def _capture_pass(lm: LanguageModel, prompts: list[str], deepest: int | None = None) -> list[Activations]:
     """Run a few prompts together, padded on the right, where causal attention never looks."""
+    layers = range(lm.num_layers if deepest is None else deepest + 1)
     ids = [lm.token_ids(prompt) for prompt in prompts]
     lengths = torch.tensor([len(tokens) for tokens in ids])
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in ids], batch_first=True)
     real = torch.arange(padded.shape[1]) < lengths[:, None]
-    with record(lm.parts.modules()) as seen:
+    modules = {site: module for site, module in lm.parts.modules().items() if site.layer in layers}
+    with record(modules) as seen, ending_at(None if deepest is None else lm.blocks[deepest]):
         lm.model(padded.to(lm.device), attention_mask=real.long().to(lm.device), use_cache=False, logits_to_keep=1)
 
     def of_all_layers(component: str) -> Tensor:  # (layers, rows, tokens, width); also if layers are on other devices
-        layers = range(lm.num_layers)
         if component == "hidden_state":
             return torch.stack([seen[Site(component, layer)].to(lm.device) for layer in layers])
         added = (

@@ -68,6 +68,36 @@ def patch(blocks: Sequence[nn.Module], target_layers: Tensor, vectors: Tensor, p
         yield
 
 
+@contextmanager
+def ending_at(module: nn.Module | None) -> Iterator[None]:
+    """End the forward pass inside the `with` block as soon as a module has returned; the block goes on after it.
+
+    What `record` keeps of that module and of those before it is as of a whole pass, if it is entered first. What the
+    pass would return is lost.
+
+    Args:
+        module: None lets the pass run to its end.
+    """
+
+    def end(module, args, output):
+        raise _EndOfPass
+
+    if module is None:
+        yield
+        return
+    handle = module.register_forward_hook(end)
+    try:
+        yield
+    except _EndOfPass:
+        pass
+    finally:
+        handle.remove()
+
+
+class _EndOfPass(Exception):
+    """Leaves a forward pass whose rest nobody needs."""
+
+
 def _tensor_of(output: Tensor | tuple) -> Tensor:
     """Return the hidden state; some families' modules return a tuple that begins with it."""
     return output[0] if isinstance(output, (tuple, list)) else output

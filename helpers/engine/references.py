@@ -27,6 +27,9 @@ class References:
 
     The prompts run once, in passes (`capture_batch`); of each, the last token's vectors stay in memory.
 
+    Attributes:
+        last: prompt -> its last token's activations (`last_tokens`).
+
     Args:
         prompts: the references, each once (`Plan.references`).
     """
@@ -34,7 +37,7 @@ class References:
     @torch.inference_mode()
     def __init__(self, lm: LanguageModel, prompts: Sequence[str]):
         self._lm, self.prompts = lm, tuple(prompts)
-        self._last = last_tokens(lm, self.prompts)
+        self.last = last_tokens(lm, self.prompts)
         self._at = cache(self._stacked)
 
     def is_for(self, lm: LanguageModel, prompts: Sequence[str]) -> bool:
@@ -54,4 +57,4 @@ class References:
         return self.vectors(site, without).double().mean(0).float()
 
     def _stacked(self, site: Site) -> Tensor:
-        return torch.stack([self._last[prompt][site.component][site.layer, 0].float() for prompt in self.prompts])
+        return torch.stack([self.last[prompt][site.component][site.layer, 0].float() for prompt in self.prompts])

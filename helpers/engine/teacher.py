@@ -39,7 +39,7 @@ def score_texts(
     vectors: Tensor | None,
     target_layers: int | Sequence[int],
     texts: Sequence[str],
-    target_prompt: TargetPrompt | None = None,
+    target_prompt: TargetPrompt | PatchedPrompt | None = None,
     batch_size: int | None = None,
 ) -> TextScores:
     """Return the log-probability of each text as the continuation of the target prompt under its vector.
@@ -48,6 +48,8 @@ def score_texts(
         vectors: (n, width), already amplified, as in `interpret`; None patches nothing, for a null.
         target_layers: as in `interpret`.
         texts: (n,) as the model would write them, with the space that they begin with; no end-of-sequence is added.
+        target_prompt: T, or as the model has read it already, if that has room for the longest text; the paper's if left
+            out.
         batch_size: rows at a time; as many as give a pass of a good size if left out.
 
     Raises:
@@ -64,7 +66,11 @@ def score_texts(
         raise InputError("texts", len(tokens), f"expected as many as vectors, {len(vectors)}")
     check_batch_size(batch_size)
     targets = sites_of(lm, vectors, target_layers, len(tokens))
-    prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max(map(len, tokens)))
+    prompt, longest = target_prompt, max(map(len, tokens))
+    if not isinstance(prompt, PatchedPrompt):
+        prompt = PatchedPrompt(lm, prompt or TargetPrompt(), longest)
+    elif prompt.max_new_tokens < longest:
+        prompt = PatchedPrompt(lm, prompt.target_prompt, longest)
     order = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]))
     log_probs: list[Tensor] = [torch.empty(0)] * len(tokens)
     entropy, failures = torch.full((len(tokens),), torch.nan), Failures()

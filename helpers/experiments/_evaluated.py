@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 from .. import InputError
 from ..words.files import in_repository, json_of, results_folder
+from ..words.methods import CHOSEN_BLIND
 from ..words.prompts import read_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..judging.judge import Judge
     from ..words.settings import ModelSettings, Record
 
 FILES = ("mlp_output.csv", "hidden_state.csv")
 OTHER_ENTITIES = "elsewhere.csv.gz"
+BLIND_FIRST = ("confidence", "agreement_contrast", "agreement", "agreement_amplifiers")  # the first there is "the blind one"
 SETS = {"prompts": "prompts", "entities": "entities"}  # what was read -> the setting that names its file
 
 
@@ -67,6 +70,54 @@ def read_sets(settings: Record) -> dict[str, pd.DataFrame]:
 def stored_beside(settings: Record) -> Path:
     """Return the folder in which the rows of `read_sets` are."""
     return in_repository(settings.results[0]).parent if settings.results else folder_of(settings)
+
+
+def with_confidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Return rows with what the model told of them, and how likely each is right, by `how_sure` of a folder of results.
+
+    Args:
+        rows: of prompts that the confidence was not fitted on; probabilities that they have already stay.
+
+    Returns:
+        Rows with the columns of `evidence.EVIDENCE`, and `confidence` if there is a fit; NaN where nothing is known.
+    """
+    from ..judging.confidence import FILE, Confidence
+    from ..runs.evidence import with_evidence
+
+    told, confidence = with_evidence(rows, folder), Confidence.load(folder / FILE)
+    if not confidence:
+        return told
+    sure = confidence.of(told)
+    told["confidence"] = told["confidence"].fillna(sure) if "confidence" in told else sure
+    return told
+
+
+def chosen_blind(rows: pd.DataFrame, judge: Judge) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Mark the one reading of each vector that is chosen blind, by the first of BLIND_FIRST that a component has.
+
+    Args:
+        rows: in the row schema, or as others publish them.
+
+    Returns:
+        The rows with the column `words.methods.CHOSEN_BLIND`, bool; component -> the criterion, "" where there is a
+        single reading of each vector.
+    """
+    from ..judging.criteria import choose, criteria_of
+
+    seen = rows if "status" in rows else rows.assign(status="ok")
+    of_all = {criterion: choose(seen, criterion, judge) for criterion in BLIND_FIRST if criterion in criteria_of(seen)}
+    criteria, marked = {}, rows.assign(**{CHOSEN_BLIND: False})
+    for component in rows["component"].unique():
+        own = rows["component"] == component
+        usable = {
+            criterion: chosen
+            for criterion, chosen in of_all.items()
+            if chosen.loc[chosen["component"] == component, criterion].notna().any()
+        }
+        criterion = next(iter(usable), "")
+        criteria[component] = criterion
+        marked.loc[usable[criterion].index.intersection(rows.index[own]) if criterion else own, CHOSEN_BLIND] = True
+    return marked, criteria
 
 
 def is_published(settings: Record) -> bool:

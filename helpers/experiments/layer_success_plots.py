@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from .. import ROOT, InputError
 from ..judging.rules import RULES
-from ..words.components import COMPONENTS, into
-from ..words.methods import AMPLIFIED, METHODS
+from ..words.components import COMPONENTS, into, plural
+from ..words.methods import AMPLIFIED, BLIND, CHOICES, METHODS, PLAIN, Method
 from ..words.plans import Plan
 from ..words.prompts import read_categories, read_gold, read_prompts
-from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, Form, StoredSettings, setting
-from ._evaluated import FILES, folder_of
+from ..words.settings import PROMPTS, THRESHOLD, Choice, Cosine, FilePath, FilePaths, Form, StoredSettings, setting
+from ._evaluated import FILES, chosen_blind, folder_of, stored_beside, with_confidence
 from ._publish import publish
 from ._sentences import best_of, interpreted
 
@@ -43,9 +43,23 @@ def _check_component(parameter: str, value: object) -> str:
     return value
 
 
+BLIND_BY = {  # criterion -> how the blind reading is found, for the caption
+    "confidence": "the one that is most likely right by what the model itself tells of it (confidence)",
+    "agreement_contrast": "the one that agrees most with the token's readings in other layers, less with other tokens' "
+    "(agreement_contrast)",
+    "agreement": "the one that agrees most with the token's readings in other layers (agreement)",
+    "agreement_amplifiers": "the one that agrees most with those of other amplifiers (agreement_amplifiers)",
+    "": "the only one",
+}
+
+
 class Settings(StoredSettings):
     """The parameters of the notebook."""
 
+    choice: Choice = setting(
+        "blind", 'which reading of a vector counts: "blind", chosen without the prompt; or "similarity", the paper\'s: the '
+        "best amplified one, chosen by similarity to the prompt, or to what judges",
+    )  # fmt: skip
     results: FilePaths = setting(
         (), "CSVs to read, relative to the repository; empty is every evaluation in out_dir"
     )
@@ -72,12 +86,15 @@ class Found(NamedTuple):
     Attributes:
         label: whose readings they are, for the figure; models: as their JSONs name them.
         rules: by what readings are judged, the leading rule first.
-        per_layer, overall: of `judging.success_counts`, under each rule (column `judged by`).
+        criteria: component -> by what its blind reading is chosen; see BLIND_BY.
+        per_layer, overall: of `judging.success_counts`, under each rule (column `judged by`), of all methods, also of
+            those that `choice` doesn't draw.
     """
 
     label: str
     models: list[str]
     rules: list[str]
+    criteria: dict[str, str]
     per_layer: pd.DataFrame
     overall: pd.DataFrame
 
@@ -111,27 +128,35 @@ def check_grid(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def tables(settings: Settings, rows: pd.DataFrame) -> Found:
-    """Count the interpreted prompts per layer under each rule, beside chance."""
+    """Count the interpreted prompts per layer under each rule, beside chance: plain, the best, and the one chosen blind."""
     from ..judging.counts import counts_by_rule
     from ..judging.judge import Judge
 
     models, judge = rows.attrs["models"], Judge(settings.judge, settings.threshold)
-    counts = counts_by_rule(rows, judge, gold(settings), read_prompts(OTHERS), read_categories(settings.prompts))
-    return Found(", ".join(models) or settings.model, models, list(counts[0]["judged by"].unique()), *counts)
+    rows, criteria = chosen_blind(with_confidence(rows, stored_beside(settings)), judge)
+    others, categories, methods = read_prompts(OTHERS), read_categories(settings.prompts), (*METHODS.values(), BLIND)
+    counts = counts_by_rule(rows, judge, gold(settings), others, categories, methods)
+    return Found(", ".join(models) or settings.model, models, list(counts[0]["judged by"].unique()), criteria, *counts)
+
+
+def drawn_methods(settings: Settings) -> list[Method]:
+    """Return the methods that the figure shows: the plain reading, and the choice."""
+    return [PLAIN, CHOICES[settings.choice][0]]
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
     """Say, per rule and component, what the counts say: each method beside its chance."""
     return [
-        f"**{component}, {RULES[rule].label}.** {_verdict(found, component, rule)}"
+        f"**{component}, {RULES[rule].label}.** {_verdict(settings, found, component, rule)}"
         for rule in found.rules
         for component in found.per_layer["component"].unique()
     ]
 
 
-def _verdict(found: Found, component: str, rule: str) -> str:
+def _verdict(settings: Settings, found: Found, component: str, rule: str) -> str:
+    names = [method.name for method in drawn_methods(settings)]
     per_layer, overall = (
-        table[(table["component"] == component) & (table["judged by"] == rule)]
+        table[(table["component"] == component) & (table["judged by"] == rule) & table["method"].isin(names)]
         for table in (found.per_layer, found.overall)
     )
     parts = []
@@ -142,24 +167,36 @@ def _verdict(found: Found, component: str, rule: str) -> str:
             counted += f", by chance of the category {row['same_mean']:.0f}"
         parts.append(f"{row['method']} ({best_of(tries)}) {counted}")
     sentence = f"Over all layers, of {overall['pairs'].iloc[0]} (prompt, layer) pairs: {'; '.join(parts)}."
-    amplified = overall[overall["method"] == AMPLIFIED.name]
-    if len(amplified) and (amplified["interpreted"] <= amplified["null_high"]).all():
-        sentence += f" Amplification shows no effect here: {AMPLIFIED.name} is within chance."
+    chosen = overall[overall["method"] == names[-1]]
+    if len(chosen) and (chosen["interpreted"] <= chosen["null_high"]).all():
+        what = "Amplification shows no effect here: " if names[-1] == AMPLIFIED.name else ""
+        sentence += f" {what}{names[-1]} is within chance."
     return sentence
 
 
 def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     same = "; dots: its mean by others of the category" if "same_mean" in found.per_layer else ""
+    method, in_words = CHOICES[settings.choice]
+    if method is BLIND:
+        by = {component: BLIND_BY[criterion] for component, criterion in found.criteria.items()}
+        ways = list(dict.fromkeys(by.values()))
+        said = ways[0] if len(ways) == 1 else "; ".join(f"{plural(component)}, {way}" for component, way in by.items())
+        choice = f"One reading of each vector, {in_words}: {said}. It has one try, and so has its chance."
+    else:
+        choice = (
+            f"The best amplified reading, {in_words} or to what judges: it looks at the answer. More readings succeed more "
+            "often by chance, so compare each method with its own."
+        )
     return (
-        f"{found.label}, {found.per_layer['prompts'].iloc[0]} prompts. {interpreted(settings.threshold, found.rules)} "
-        f"Bars: 95 % intervals. Grey, chance: the same readings judged by other prompts (95 % of all rotations){same}. More "
-        "readings succeed more often by chance, so compare each method with its own. Scales differ between components."
+        f"{found.label}, {found.per_layer['prompts'].iloc[0]} prompts. {choice} "
+        f"{interpreted(settings.threshold, found.rules)} Bars: 95 % intervals. Grey, chance: the same readings judged by "
+        f"other prompts (95 % of all rotations){same}. Scales differ between components."
     )
 
 
 def figure(settings: Settings, found: Found) -> Figure:
-    """Draw Figure 3: a row per rule, a panel per component; the paper's counts lightly beside it, for scale."""
+    """Draw Figure 3: a row per rule, a panel per component; the paper's model lightly beside it, for scale."""
     import textwrap
 
     import matplotlib.pyplot as plt
@@ -167,13 +204,14 @@ def figure(settings: Settings, found: Found) -> Figure:
     from ..figures import panels
     from ..figures.style import STYLE
 
+    shown = [method.name for method in drawn_methods(settings)]
     reference, components = _papers_counts(found), found.per_layer["component"].unique()
     with plt.rc_context(STYLE):
         drawn, placed = panels.rows_by_components(len(found.rules), len(components), 4.5, 4.4, margin=0.9)
         for of_rule, rule in zip(placed[:, :, 0], found.rules, strict=True):
             for axes, component in zip(of_rule, components, strict=True):
                 here = [
-                    table[(table["component"] == component) & (table["judged by"] == rule)]
+                    table[(table["component"] == component) & (table["judged by"] == rule) & table["method"].isin(shown)]
                     for table in (found.per_layer, reference)
                 ]
                 panels.layer_counts(axes, here[0])
@@ -185,12 +223,12 @@ def figure(settings: Settings, found: Found) -> Figure:
                 panels.whole_numbers(axes.xaxis, axes.yaxis)
                 axes.set_xmargin(0.06)
                 note = {"va": "top", "fontsize": 8.5, "linespacing": 1.4, "transform": axes.transAxes}
-                axes.text(0, -0.2, textwrap.fill(_verdict(found, component, rule), 66), **note)
+                axes.text(0, -0.2, textwrap.fill(_verdict(settings, found, component, rule), 66), **note)
             of_rule[0].set_ylabel(f"{RULES[rule].label}:\ninterpreted prompts (of {prompts})")
         panels.same_scale(placed[:, :, 0], most=prompts)
         panels.legend_below(
             drawn, *placed.flat, columns=max(1, round(drawn.get_figwidth() / 3.5)), size=8.5, place="outside lower left",
-            order=lambda label: ("," in label, label.startswith("chance")),  # methods first
+            order=lambda label: (REFERENCE_NAME in label, label.startswith("chance")),  # methods first
         )  # fmt: skip
         return panels.finish(drawn, caption(settings, found), int(14 * drawn.get_figwidth()))
 
@@ -205,16 +243,21 @@ def _papers_counts(found: Found) -> pd.DataFrame:
 
 def _draw_reference(axes: Axes, reference: pd.DataFrame, prompts: int) -> None:
     """Draw another model's counts lightly, scaled to this number of prompts."""
+    looks = METHODS | {BLIND.name: BLIND}
     for name, rows in reference.groupby("method"):
         scaled = "" if (rows["prompts"] == prompts).all() else ", scaled"
         axes.plot(
-            rows["layer"], rows["interpreted"] * prompts / rows["prompts"], color=METHODS[name].colour, alpha=0.35, lw=1.2,
-            ls=":", marker=METHODS[name].marker, ms=4, mfc="white", zorder=2,
+            rows["layer"], rows["interpreted"] * prompts / rows["prompts"], color=looks[name].colour, alpha=0.35, lw=1.2,
+            ls=":", marker=looks[name].marker, ms=4, mfc="white", zorder=2,
             label=f"{name}, {REFERENCE_NAME}{scaled}",
         )  # fmt: skip
 
 
 def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
     """Write the figure and the counts."""
-    about = {"models": found.models, "threshold": settings.threshold, "overall": found.overall.to_dict("records")}
-    publish(folder, {"layer_success": drawn}, found.per_layer, "layer_success.csv", about)
+    about = {
+        "models": found.models, "threshold": settings.threshold, "chosen blind by": found.criteria,
+        "overall": found.overall.to_dict("records"),
+    }  # fmt: skip
+    name = "layer_success" if settings.choice == "blind" else f"layer_success_{settings.choice}"
+    publish(folder, {name: drawn}, found.per_layer, "layer_success.csv", about)

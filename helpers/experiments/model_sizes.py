@@ -129,6 +129,7 @@ def tables(settings: Settings, models: dict[str, pd.DataFrame]) -> Found:
         columns["prompts"] = rows["source prompt"].nunique()
         parts.append(_effects(judged, about["layers"]).assign(**columns))
     counts = pd.read_csv(ROOT / PAPERS_COUNTS)
+    counts = counts[counts["method"].isin(METHODS)]
     return Found(tries, list(rules), pd.concat(parts, ignore_index=True), reference_effects(counts))
 
 

@@ -11,6 +11,7 @@ from ..words.plans import Plan
 from ..words.prompts import read_categories, read_gold
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, StoredSettings, setting
 from ._evaluated import (
+    BLIND_FIRST,
     FILES,
     OTHER_ENTITIES,
     SETS,
@@ -19,6 +20,7 @@ from ._evaluated import (
     published,
     read_sets,
     stored_beside,
+    with_confidence,
 )
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
@@ -54,7 +56,6 @@ CHOICES = {  # what is chosen of the readings of a vector -> as the figure names
     "confidence": "blind: most likely right",
     BEST: "the best of all, which sees the answer",
 }
-BLIND_FIRST = ("confidence", "agreement_contrast", "agreement", "agreement_amplifiers")  # the first there is "the blind one"
 ABOUT = ("set", "judged by", "component")  # columns that tell the lines of the tables apart
 
 
@@ -114,20 +115,15 @@ def read(settings: Settings) -> dict[str, pd.DataFrame]:
 
 def _with_confidence(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Return rows with their evidence and confidence, of regressions that never saw an entity of the same kind."""
-    from ..judging.confidence import FILE, Confidence, out_of_category
-    from ..runs.evidence import with_evidence
+    from ..judging.confidence import out_of_category
     from .how_sure import is_right
 
-    told = {name: with_evidence(some, stored_beside(settings)) for name, some in rows.items()}
-    confidence = Confidence.load(stored_beside(settings) / FILE)
-    if not confidence:
-        return told
-    sure = {"prompts": confidence.of(told["prompts"])} if "prompts" in told else {}
-    if "entities" in told:
-        categories, some = read_categories(settings.entities), told["entities"]
-        kinds = some["source prompt"].map(categories)
-        sure["entities"] = out_of_category(some, is_right(some, settings.threshold), kinds)
-    return {name: some.assign(confidence=sure[name]) for name, some in told.items()}
+    told = {name: with_confidence(some, stored_beside(settings)) for name, some in rows.items()}
+    some = told.get("entities")
+    if some is not None and "confidence" in some:  # that fit has seen them
+        kinds = some["source prompt"].map(read_categories(settings.entities))
+        told["entities"] = some.assign(confidence=out_of_category(some, is_right(some, settings.threshold), kinds))
+    return told
 
 
 def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:

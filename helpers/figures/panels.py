@@ -28,7 +28,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from ..words.methods import METHODS, PLAIN, Method
+from ..words.methods import BLIND, METHODS, PLAIN, Method
 from .style import NULL_COLOUR
 
 CHANCE = "by chance (95 %)"
@@ -209,7 +209,7 @@ def above_chance(axis: Axis) -> None:
 
 def methods_in(table: pd.DataFrame) -> list[Method]:
     """Return the methods that a table has (column method), in the order in which all figures draw them."""
-    return [METHODS[name] for name in METHODS if (table["method"] == name).any()]
+    return [method for method in (*METHODS.values(), BLIND) if (table["method"] == method.name).any()]
 
 
 def offsets(number: int, gap: float) -> np.ndarray:

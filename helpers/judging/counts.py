@@ -1,13 +1,13 @@
 """Prompts interpreted per source layer, beside chance (paper §4.1, Figure 3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
 from .. import InputError
-from ..words.methods import METHODS
+from ..words.methods import METHODS, Method
 from ..words.prompts import other_prompts
 from . import chance
 from .judge import Judge
@@ -20,6 +20,7 @@ def success_counts(
     gold: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
     categories: Mapping[str, str] | None = None,
+    methods: Iterable[Method] = tuple(METHODS.values()),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Count the prompts of which a reading is above the judge's threshold, per component, method and layer.
 
@@ -30,6 +31,7 @@ def success_counts(
         gold: prompt -> the description that its readings are judged by, instead of by the prompt.
         others: what the readings of a single prompt are scored against instead of by other prompts.
         categories: source prompt -> category, for chance of others of the category.
+        methods: that choose among the readings of a vector; each has the columns in `rows` that it looks at.
 
     Returns:
         per layer: component, target (what is patched), method, layer, prompts, tries (the most readings of one
@@ -61,7 +63,7 @@ def success_counts(
 
     per_layer, overall = [], []
     for component in rows["component"].unique():
-        for method in METHODS.values():
+        for method in methods:
             chosen = (method.choose(rows) & (rows["component"] == component)).to_numpy()
             if not chosen.any():
                 continue
@@ -109,13 +111,14 @@ def counts_by_rule(
     descriptions: Mapping[str, str] | None = None,
     others: Sequence[str] = (),
     categories: Mapping[str, str] | None = None,
+    methods: Iterable[Method] = tuple(METHODS.values()),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return `success_counts` under each rule that holds (`rules.rules_for`), with a column `judged by`."""
     rules = rules_for(rows["source prompt"].unique(), descriptions or {})
     counted = [
         [
             table.assign(**{"judged by": rule})[["judged by", *table]]
-            for table in success_counts(rows, judge, truths, others, categories)
+            for table in success_counts(rows, judge, truths, others, categories, methods)
         ]
         for rule, truths in rules.items()
     ]

@@ -33,6 +33,7 @@ EVIDENCE = {  # column -> what it is
     "prompts: a cosine less a mean of cosines, centred on those prompts, in the same component and layer",
 }
 DECIMALS = 4
+USUAL_TOKENS = 12  # of a first item, at most; longer ones cost another reading of the target prompt
 TEXTS = 256  # that are captured at a time
 
 
@@ -40,21 +41,23 @@ class Witness:
     """Tells evidence of a model's readings, beside the vectors of other prompts.
 
     Args:
-        references: the other prompts; one that is the reading's own is left out.
+        references: the other prompts, or their vectors where they are at hand; one that is the reading's own is left out.
         target_prompt: that was read with; the paper's if left out.
 
     Raises:
         InputError: fewer references than LEAST_REFERENCES and one more.
     """
 
-    def __init__(self, lm: LanguageModel, references: Sequence[str], target_prompt: TargetPrompt | None = None):
-        references = list(dict.fromkeys(references))
-        if len(references) <= LEAST_REFERENCES:
+    def __init__(
+        self, lm: LanguageModel, references: Sequence[str] | References, target_prompt: TargetPrompt | None = None
+    ):
+        prompts = references.prompts if isinstance(references, References) else list(dict.fromkeys(references))
+        if len(prompts) <= LEAST_REFERENCES:
             why = f"evidence needs at least {LEAST_REFERENCES} other prompts to compare with, beside a reading's own"
-            raise InputError("references", len(references), why)
-        self.lm, self.references = lm, References(lm, references)
-        prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), 1)
-        self.target_prompt, self._replaced = prompt.target_prompt, prompt.placeholder_states
+            raise InputError("references", len(prompts), why)
+        self.lm, self.references = lm, references if isinstance(references, References) else References(lm, prompts)
+        self._prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), USUAL_TOKENS)
+        self.target_prompt, self._replaced = self._prompt.target_prompt, self._prompt.placeholder_states
         self._unpatched: dict[str, float] = {}  # text -> its log-probability when nothing is patched
 
     def of(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +91,7 @@ class Witness:
             amplified.append(amplified_vectors(some, {prompt: at}, self._replaced))
             plain += [vector_of(item, at, self._replaced[item.target]) for item in some]
         written = [_up_to(item, result) for item, result in zip(rows["said"], rows["result"], strict=True)]
-        scores = score_texts(self.lm, torch.cat(amplified), rows["target layer"].tolist(), written, self.target_prompt)
+        scores = score_texts(self.lm, torch.cat(amplified), rows["target layer"].tolist(), written, self._prompt)
         log_prob = scores.log_prob.numpy()
         found.loc[rows.index, "entropy"] = scores.entropy.numpy()
         found.loc[rows.index, "item_log_prob"] = log_prob
@@ -99,7 +102,7 @@ class Witness:
     def _when_unpatched(self, texts: Sequence[str]) -> np.ndarray:
         """Return the mean log-probability of each text when nothing is patched, (n,)."""
         if new := sorted({*texts} - self._unpatched.keys()):
-            scores = score_texts(self.lm, None, 0, new, self.target_prompt)
+            scores = score_texts(self.lm, None, 0, new, self._prompt)
             self._unpatched |= dict(zip(new, scores.log_prob.tolist(), strict=True))
         return np.array([self._unpatched[text] for text in texts])
 
@@ -115,11 +118,11 @@ class Witness:
         for row, (item, text) in enumerate(zip(items, texts, strict=True)):
             if item.component in COMPONENTS:
                 rows_of.setdefault(text, []).append(row)
-        distinct = sorted(rows_of)
+        distinct, deepest = sorted(rows_of), max((item.layer for item in items), default=0)
         for start in range(0, len(distinct), TEXTS):
             some = distinct[start : start + TEXTS]
             groups: dict[tuple[Site, str], list[tuple[int, Tensor]]] = {}
-            for text, activations in zip(some, capture_batch(self.lm, some), strict=True):
+            for text, activations in zip(some, capture_batch(self.lm, some, deepest), strict=True):
                 for row in rows_of[text]:
                     site, own = items[row].source, items[row].source_prompt
                     read = activations[site.component][site.layer, -1].float().cpu()

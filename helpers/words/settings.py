@@ -19,6 +19,7 @@ from .. import ROOT, InputError
 from . import grammar
 from .grammar import check_flag, check_real, check_string, check_whole, read_number, read_path
 from .machine import cores
+from .methods import CHOICES
 
 DEFAULT_MODEL = "smollm2-135m"
 DTYPES = ("float32", "bfloat16", "float16")
@@ -123,6 +124,7 @@ Temperature = Annotated[float, Form(partial(check_real, least=0, most=1e6, words
 TopP = Annotated[float, Form(partial(check_real, least=1e-9, most=1, words="above 0, up to 1"), read_number)]
 Cosine = Annotated[float, Form(partial(check_real, least=-1, most=1, words="a cosine, from -1 to 1"), read_number)]
 Dtype = Annotated[str, Form(partial(_check_one_of, DTYPES))]
+Choice = Annotated[str, Form(partial(_check_one_of, tuple(CHOICES)))]  # by what a reading of a vector is chosen
 Workers = Annotated[int | str, Form(_check_workers, read_number)]
 
 

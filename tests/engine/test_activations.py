@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import count_hooks
 
 from helpers import InputError
 from helpers.engine.activations import CapturedPrompts, capture, capture_batch
@@ -46,6 +47,29 @@ def test_a_batch_equals_single_prompts(lm):
         for component in ("hidden_state", "mlp_output", "attention_output"):
             error = (batched[component] - alone[component]).norm(dim=-1) / alone[component].norm(dim=-1)
             assert error.max() < 1e-4
+
+
+@pytest.mark.parametrize("model", ["lm", "tiny"])
+def test_a_pass_ends_at_the_deepest_layer_that_is_needed(model, request):
+    """Up to there it is the whole pass, bit for bit; the layers behind it never run, and no hook stays."""
+    lm = request.getfixturevalue(model)
+    prompts = ["Titanic", "Diana, Princess of Wales"]
+    whole, ran = capture_batch(lm, prompts), []
+    watch = [block.register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer)) for layer, block in enumerate(lm.blocks)]
+    hooks = count_hooks(lm.model)
+    try:
+        short = capture_batch(lm, prompts, deepest=1)
+    finally:
+        assert count_hooks(lm.model) == hooks
+        for one in watch:
+            one.remove()
+    assert ran == [0, 1]
+    for all_layers, first in zip(whole, short, strict=True):
+        assert first.tokens == all_layers.tokens
+        for component in ("hidden_state", "mlp_output", "attention_output", "pre_mlp_residual"):
+            assert len(first[component]) == 2 and torch.equal(first[component], all_layers[component][:2])
+    with pytest.raises(InputError, match=f"deepest={lm.num_layers}: expected a layer of 0–{lm.num_layers - 1}"):
+        capture_batch(lm, prompts, deepest=lm.num_layers)
 
 
 def test_hundreds_of_prompts_equal_single_prompts(tiny):

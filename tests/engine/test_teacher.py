@@ -54,6 +54,19 @@ def test_scores_equal_a_plain_pass(lm, batch_size):
     assert_equals_plain_pass(lm, batch_size)
 
 
+def test_a_prompt_that_was_read_already_serves_again(lm, monkeypatch):
+    """With room enough it is not read again; with less, it is, and the scores are the same."""
+    vectors = torch.stack([capture(lm, "Titanic")["mlp_output"][layer, -1] for layer in range(len(TEXTS))])
+    wanted = score_texts(lm, vectors, 2, TEXTS)
+    long, short = PatchedPrompt(lm, TargetPrompt(), 30), PatchedPrompt(lm, TargetPrompt(), 1)
+    made = []
+    monkeypatch.setattr("helpers.engine.teacher.PatchedPrompt.__init__", lambda self, *given: made.append(given))
+    torch.testing.assert_close(score_texts(lm, vectors, 2, TEXTS, long).log_prob, wanted.log_prob, atol=1e-4, rtol=0)
+    assert not made
+    monkeypatch.undo()
+    torch.testing.assert_close(score_texts(lm, vectors, 2, TEXTS, short).log_prob, wanted.log_prob, atol=1e-4, rtol=0)
+
+
 def written_plainly(lm, vector, layer, target=PAPER_TARGET_PROMPT):
     """Return, of one `generate` with one hook, the first distribution's entropy and the tokens' mean log-probability."""
     prompt = lm.tokenizer(target, return_tensors="pt").input_ids

@@ -6,6 +6,7 @@ import torch
 
 from helpers import InputError
 from helpers.engine.activations import capture
+from helpers.engine.references import References
 from helpers.engine.teacher import score_texts
 from helpers.judging.evidence import EVIDENCE, Witness, round_trip
 from helpers.runs.sweep import sweep
@@ -61,6 +62,10 @@ def test_the_evidence_equals_a_plain_way(lm, read, found):
         mean, back = sum(others) / len(others), last(lm, row["first item"], component, layer)
         expected = cosine(back - mean, vector - mean) - np.mean([cosine(back - mean, other - mean) for other in others])
         assert found.loc[index, "round_trip"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_references_that_are_at_hand_serve_as_well(lm, read, found):
+    assert Witness(lm, References(lm, REFERENCES)).of(read).equals(found)
 
 
 def test_it_never_sees_a_score(read, witness, found):

@@ -79,6 +79,8 @@ def batches_equal_single_prompts(model):
     prompts = [PROMPT, "Titanic", "A longer prompt of quite a few more tokens than the others", "Star Wars"]
     for prompt, batched in zip(prompts, capture_batch(model, prompts), strict=True):
         assert are_close(batched, capture(model, prompt), 1e-4)
+    for whole, short in zip(capture_batch(model, prompts), capture_batch(model, prompts, deepest=0), strict=True):
+        assert all(torch.equal(short[name], whole[name][:1]) for name in COMPONENTS)
 
 
 def are_close(some, others, share: float) -> bool:
