@@ -70,6 +70,10 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
+class StopAsked(BaseException):
+    """Somebody asked to stop within a batch. No error, so its rows are not tried again."""
+
+
 class SameFailures(RuntimeError):
     """So many rows in a row failed in the same way that the rows can't be the reason."""
 

@@ -16,7 +16,7 @@ from ..words.plans import Plan
 from ..words.rows import DIGITS, NO_VECTOR, STATUSES, Item, Reading
 from ..words.target import TargetPrompt
 from .activations import CapturedPrompts
-from .batches import Failures, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
+from .batches import Failures, StopAsked, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
 from .prompt import PatchedPrompt
 from .references import References
@@ -113,6 +113,7 @@ def run(
     sources: CapturedPrompts | None = None,
     items: list[Item] | None = None,
     references: References | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Batch]:
     """Carry out a plan, batch by batch, in its order: the only loop that patches and generates.
 
@@ -130,18 +131,23 @@ def run(
         sources: the plan's captured prompts, likewise.
         items: the plan's items on this model, with ids, if they were expanded before.
         references: the means of the plan's references, likewise.
+        stop: asked before each token; when it says so, the batches end, without the one in hand.
 
     Raises:
         InputError: at the call, before anything is computed, if the plan doesn't fit the model.
         SameFailures: many rows in a row failed in the same way.
     """
-    reader = Reader(lm, plan, batch_size, fused, prompt, sources, items, references)
+    reader = Reader(lm, plan, batch_size, fused, prompt, sources, items, references, stop)
 
     def batches():
         for start in reader.starts:
             batch = reader.items_of(start)
             if not all(item.id in done for item in batch):
-                yield reader.read(start)
+                try:
+                    read = reader.read(start)
+                except StopAsked:
+                    return
+                yield read
             if progress:
                 progress(start + len(batch), len(reader.items))
 
@@ -166,6 +172,7 @@ class Reader:
         sources: CapturedPrompts | None = None,
         items: list[Item] | None = None,
         references: References | None = None,
+        stop: Callable[[], bool] | None = None,
     ):
         check_batch_size(batch_size)
         self.items = plan.items(lm, lm.identity) if items is None else items
@@ -176,7 +183,7 @@ class Reader:
         if plan.references and not (references and references.is_for(lm, plan.references)):
             references = References(lm, plan.references)
         self._prompt, self._sources, self._references = prompt, sources, references
-        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding)
+        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding, stop)
         self.size = self._writer.size
 
     @property
@@ -214,9 +221,15 @@ class _Writer:
     """
 
     def __init__(
-        self, prompt: PatchedPrompt, rows: int, batch_size: int | None, fused: bool | None, decoding: Decoding | None
+        self,
+        prompt: PatchedPrompt,
+        rows: int,
+        batch_size: int | None,
+        fused: bool | None,
+        decoding: Decoding | None,
+        stop: Callable[[], bool] | None = None,
     ):
-        self._prompt, self._decoding, self._failures = prompt, decoding, Failures()
+        self._prompt, self._decoding, self._failures, self._stop = prompt, decoding, Failures(), stop
         each = 2 if isinstance(decoding, Contrast) else 1  # rows of the model: a contrasted row has its null beside it
         self.size = batch_size or max(1, find_size(prompt, each * rows) // each)
         pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # the only device on which it was measured
@@ -241,7 +254,7 @@ class _Writer:
         def work(part: slice) -> list[Reading]:
             vectors, targets, seeds = given(part)
             fused = self.fused and len(vectors) == self.size
-            written = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused)
+            written = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused, stop=self._stop)
             options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
             texts = prompt.lm.tokenizer.batch_decode(written.tokens, **options)
             replaced = torch.stack([prompt.placeholder_states[target].norm() for target in targets])

@@ -1,7 +1,7 @@
 """The target prompt: read up to its placeholder once, then continued from any vectors that replace it."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from ..words.decoding import Contrast, Decoding, Sampling
 from ..words.plans import locate
 from ..words.target import TargetPrompt
 from .attention import SharedPrefixCache, can_share, shared_prefix_attention
-from .batches import is_out_of_memory, one_line
+from .batches import StopAsked, is_out_of_memory, one_line
 from .compile import compile_blocks, compiled
 from .hooks import patch, record
 from .sampling import contrasted, draw, entropy_of, greedy, log_prob_of
@@ -120,6 +120,7 @@ class PatchedPrompt:
         seeds: Sequence[int] | None = None,
         max_new_tokens: int | None = None,
         fused: bool | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Written:
         """Write new tokens for one batch.
 
@@ -133,6 +134,10 @@ class PatchedPrompt:
             seeds: (rows,) of one generator per row, so that a row's draws don't depend on its batch.
             max_new_tokens: fewer than the prompt was made for, if given.
             fused: run the compiled blocks; if left out, whenever they were compiled for so many rows of the model.
+            stop: asked before each token.
+
+        Raises:
+            StopAsked: `stop` said so; nothing of the batch is returned.
         """
         copies = 2 if isinstance(decoding, Contrast) else 1
         rows = copies * len(vectors)
@@ -147,6 +152,8 @@ class PatchedPrompt:
             new_tokens, finite, entropy = [], True, entropy_of(logits[: len(vectors)])
             ended, log_prob, length = torch.zeros_like(entropy, dtype=torch.bool), 0, 0
             for step in range(max_new_tokens or self.max_new_tokens):
+                if stop and stop():
+                    raise StopAsked
                 if step:
                     logits = self._next_logits(new_tokens[-1].repeat(copies)[:, None], cache)
                 scores, logits = logits, logits[: len(vectors)]  # how sure it was is told by the patched rows alone

@@ -227,3 +227,17 @@ def test_a_braced_target_prompt_is_patched_at_its_mark(lm):
     marked = texts_of(lm, ["Titanic"], layers=5, amplifiers=3, target_prompt="Oslo: Capital of Norway, {x}: a")
     explicit = TargetPrompt("Oslo: Capital of Norway, x: a", placeholder=" x")
     assert marked == texts_of(lm, ["Titanic"], layers=5, amplifiers=3, target_prompt=explicit)
+
+
+def test_a_stop_is_obeyed_at_the_next_token(tiny):
+    """Within a batch: its rows are not returned, and the same plan goes on afterwards as if nothing had happened."""
+    plan = make_plan("Titanic", "hidden_state", "all", (1, 2), max_new_tokens=6)
+    whole = [batch.readings for batch in run(tiny, plan, 2)]
+    asked = []
+
+    def stop():
+        asked.append(len(asked))
+        return len(asked) > 8  # in the second batch
+
+    assert [batch.readings for batch in run(tiny, plan, 2, stop=stop)] == whole[:1] and len(asked) == 9
+    assert [batch.readings for batch in run(tiny, plan, 2)] == whole
