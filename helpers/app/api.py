@@ -11,6 +11,7 @@ import gradio as gr
 from .. import InputError
 from ..words.rows import ROW_COLUMNS
 from .desk import Desk
+from .guard import visitor
 from .jobs import Request
 from .settings import PageSettings, check_length
 
@@ -40,6 +41,7 @@ def add_api(desk: Desk) -> None:
         target_prompt: str = USUAL.target_prompt,
         max_new_tokens: int = USUAL.max_new_tokens,
         model: str = desk.model,
+        request: gr.Request = None,
     ) -> list[dict]:
         """Read vectors of a prompt, as the page does; a row per reading, in the columns of the CSV."""
         given = {
@@ -48,7 +50,7 @@ def add_api(desk: Desk) -> None:
             "max_new_tokens": max_new_tokens,
         }  # fmt: skip
         with _bad_input_as_answer():
-            job = await asyncio.to_thread(desk.submit, PageSettings.of(given))
+            job = await asyncio.to_thread(lambda: desk.submit(PageSettings.of(given), visitor(request)))
         await over(job)
         return json.loads(job.rows[list(ROW_COLUMNS)].to_json(orient="records")) if job.rows is not None else []
 
@@ -62,6 +64,7 @@ def add_api(desk: Desk) -> None:
         amplifiers: str = "1, 2",
         target_prompt: str = USUAL.target_prompt,
         model: str = desk.model,
+        request: gr.Request = None,
     ) -> list[dict]:
         """Ask which of a few labels ("band, person, country") vectors of a prompt are, as the page's "Is it…" does; a
         row per vector and label, with its probability, and by chance.
@@ -71,7 +74,7 @@ def add_api(desk: Desk) -> None:
             "target_layer": target_layer, "amplifiers": amplifiers, "target_prompt": target_prompt,
         }  # fmt: skip
         with _bad_input_as_answer():
-            question = await asyncio.to_thread(lambda: desk.ask(PageSettings.of(given), labels))
+            question = await asyncio.to_thread(lambda: desk.ask(PageSettings.of(given), labels, visitor(request)))
         await over(question)
         return json.loads(question.rows.to_json(orient="records", double_precision=6))
 

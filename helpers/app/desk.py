@@ -1,4 +1,4 @@
-"""The desk: one model in memory, and one thread that serves the requests of all visitors in turn."""
+"""The desk: one model in memory, and one thread that serves the requests of all visitors, a batch of each in turn."""
 
 import sys
 import threading
@@ -34,15 +34,18 @@ from .jobs import Job, Question, Request
 from .scores import Scorer
 from .settings import MOST_ROWS, PageSettings, check_length
 
-SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: Stop waits for a batch (benchmarks/results/app.csv)
+SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: others wait for a batch (benchmarks/results/app.csv)
 LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
-MOST_WAITING = 20  # requests in the queue
+TOKENS = 640  # of all rows of a batch: fewer rows of longer readings
+PARAMETERS = 300_000_000  # of a model; a batch of a larger one, on a CPU, has fewer rows
+MOST_WAITING, SHARE = 20, 5  # requests that aren't over: of all visitors, of one
 MOST_KEPT, MOST_JOBS = 200_000, 500  # readings and requests that are kept; the oldest go first
 OTHERS = "data/prompts.csv"  # the prompts that chance is made of
 
 
 class Desk:
-    """Loads models, one at a time, and serves requests in the order in which they arrived.
+    """Loads models, one at a time, and serves requests: those of the model in memory in turn, a batch of each, up to the
+    first request of another model, which the ones behind it don't overtake.
 
     Attributes:
         model: name of the model that it starts with.
@@ -69,6 +72,7 @@ class Desk:
         self._last_tokens: dict[str, Activations] = {}  # of these prompts in this model, for questions
         self._jobs: dict[str, Request] = {}
         self._queue: deque[Request] = deque()
+        self._turns: deque[tuple[Request, Iterator[None]]] = deque()  # of the desk's thread
         self._changed = threading.Condition()  # guards the queue
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="desk", daemon=True)
@@ -88,7 +92,7 @@ class Desk:
         return self
 
     def close(self) -> None:
-        """Stop after the current batch, and free the model."""
+        """Stop at the next token, and free the model."""
         with self._changed:
             self._closed = True
             self._queue.clear()
@@ -122,8 +126,11 @@ class Desk:
                 self._cards[model] = read_model(model, **self._options_of(model).changed)
             return self._cards[model]
 
-    def submit(self, settings: PageSettings) -> Job:
+    def submit(self, settings: PageSettings, visitor: str = "") -> Job:
         """Put a request into the queue.
+
+        Args:
+            visitor: who asks; each has a share of the queue. "" has no limit of its own.
 
         Raises:
             InputError: a setting that this model can't carry out, or a queue that is full.
@@ -131,14 +138,15 @@ class Desk:
         card = self.card(settings.model)
         plan = settings.plan(card)
         job = Job(settings, plan, plan.items(card), card.decoded_tokens(settings.prompt), card.num_layers)
-        self._queue_up(job)
+        self._queue_up(job, visitor)
         return job
 
-    def ask(self, settings: PageSettings, labels: object) -> Question:
+    def ask(self, settings: PageSettings, labels: object, visitor: str = "") -> Question:
         """Put a question into the queue: which of some labels the vectors are that these settings read.
 
         Args:
             labels: as a visitor types them, or a list.
+            visitor: as in `submit`.
 
         Raises:
             InputError: a setting or a label that this model can't carry out, or a queue that is full.
@@ -152,20 +160,24 @@ class Desk:
             why = f"at most {MOST_ROWS:,} at once here, those of chance among them; ./runme.sh label has no limit"
             raise InputError("vectors", f"{rows:,}", why)
         question = Question(settings, plan, items, labels, card.decoded_tokens(settings.prompt))
-        self._queue_up(question)
+        self._queue_up(question, visitor)
         return question
 
-    def _queue_up(self, job: Request) -> None:
+    def _queue_up(self, job: Request, visitor: str) -> None:
+        job.visitor = visitor
         with self._changed:
-            if len(self._queue) >= MOST_WAITING:
-                raise InputError("queue", f"{len(self._queue)} requests wait", "try again in a while")
+            waiting = [other for other in self._jobs.values() if not other.is_over and not other.stop.is_set()]
+            if len(waiting) >= MOST_WAITING:
+                raise InputError("queue", f"{len(waiting)} requests wait", "try again in a while")
+            if visitor and sum(other.visitor == visitor for other in waiting) >= SHARE:
+                raise InputError("queue", f"{SHARE} requests of yours wait", "let one of them end, or stop it")
             self._tidy()
             self._jobs[job.id] = job
             self._queue.append(job)
             self._changed.notify_all()
 
     def stop(self, job: Request) -> None:
-        """End a request: at once if it waits, or after the current batch. What was read is kept."""
+        """End a request: at once if it waits, or at the next token. What was read is kept."""
         with self._changed:
             job.stop.set()
             if job in self._queue:
@@ -203,16 +215,26 @@ class Desk:
         self.is_ready = True
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(lambda: self._queue or self._turns or self._closed)
                 if self._closed:
                     return
-                job = self._queue.popleft()
-                job.state = "loading"
+                job, steps = self._next()
             try:
-                self._answer(job) if isinstance(job, Question) else self._serve(job)
+                next(steps)
+                self._turns.append((job, steps))
+            except StopIteration:
+                pass
             except Exception as error:  # whatever it is, the next request must be served
                 job.message = _in_words(error)
                 job.state = "failed"
+
+    def _next(self) -> tuple[Request, Iterator[None]]:
+        """Choose whose turn it is: a newcomer, unless it needs another model than those who take turns; else the next."""
+        if self._queue and all(job.settings.model == self._queue[0].settings.model for job, _ in self._turns):
+            job = self._queue.popleft()
+            job.state = "loading"
+            return job, self._answer(job) if isinstance(job, Question) else self._serve(job)
+        return self._turns.popleft()
 
     def _get_ready(self) -> None:
         """Load the model and the judge, and read the usual target prompt."""
@@ -223,7 +245,8 @@ class Desk:
         self._session.prompt_for(make_plan(usual.prompt, max_new_tokens=usual.max_new_tokens))
         self.state = ""
 
-    def _serve(self, job: Job) -> None:
+    def _serve(self, job: Job) -> Iterator[None]:
+        """Read what a request asks for; yield after each batch."""
         lm = self._load(job.settings.model)
         scorer = Scorer(self._judge, job.settings.prompt, self._prompts)
         job.items = job.plan.items(lm, lm.identity)
@@ -234,6 +257,7 @@ class Desk:
             for batch in self._read(lm, job):
                 made = made or batch.made
                 self._take(job, batch, scorer)
+                yield
         except Exception as error:  # what was read before it is kept
             failure = error
         found = [item for item in job.items if item.id in job.readings]
@@ -244,8 +268,8 @@ class Desk:
             raise failure
         job.state = "done" if len(found) == len(job.items) else "stopped"
 
-    def _answer(self, question: Question) -> None:
-        """Score a question's labels; a stop is obeyed after a pass."""
+    def _answer(self, question: Question) -> Iterator[None]:
+        """Score a question's labels; yield after each vector. A stop is obeyed after a pass."""
         lm = self._load(question.settings.model)
         question.state = "reading"
         self._last_tokens = self._last_tokens or last_tokens(lm, self._prompts)
@@ -261,6 +285,7 @@ class Desk:
                     question.state = "stopped"
                     return
                 scores += [found] if found else []
+            yield
         question.rows = rows_of_labels(question.items, scores)
         question.rows.attrs = {"references": len(others)}
         question.state = "done"
@@ -281,12 +306,21 @@ class Desk:
         """Read what a request lacks, batch by batch, until it is complete or the visitor stops it."""
         if job.stop.is_set():  # while its model was loaded
             return
-        size = min(max(-(-len(job.items) // 3), SMALLEST_BATCH), BATCH if len(job.items) < LONG else LARGER_BATCH)
-        prompt = self._session.prompt_for(job.plan)
-        for batch in run(lm, job.plan, size, done=job.readings.keys(), prompt=prompt, items=job.items):
+        prompt, size = self._session.prompt_for(job.plan), self._batch_size(lm, job)
+        stop = job.stop.is_set
+        for batch in run(lm, job.plan, size, done=job.readings.keys(), prompt=prompt, items=job.items, stop=stop):
             yield batch
-            if job.stop.is_set():
+            if stop():
                 return
+
+    @staticmethod
+    def _batch_size(lm: LanguageModel, job: Job) -> int:
+        """Choose the rows of a batch, for whose end others wait."""
+        size = min(max(-(-len(job.items) // 3), SMALLEST_BATCH), BATCH if len(job.items) < LONG else LARGER_BATCH)
+        size = min(size, TOKENS // job.settings.max_new_tokens)
+        if lm.device.type == "cpu":
+            size = min(size, BATCH * PARAMETERS // max(1, lm.model.num_parameters()))
+        return max(1, size)
 
     def _take(self, job: Job, batch: Batch, scorer: Scorer) -> None:
         """Add a batch to the readings of a request."""

@@ -78,6 +78,12 @@ class Guard:
         return None
 
 
+def visitor(request) -> str:
+    """Name who asks, for a share of the queue: an address; on this machine, where a proxy may be, a page or a client."""
+    host = request.client.host if request and request.client else ""
+    return f"{host} {request.session_hash}" if request and host in ("", "127.0.0.1", "::1") else host
+
+
 def _path(scope) -> str:
     return scope["path"].strip("/").removeprefix("gradio_api").strip("/")
 

@@ -22,7 +22,8 @@ class Request:
         state: waiting, loading, reading, done, stopped or failed.
         message: why it failed.
         rows: when it is over, what was found, as a table.
-        stop: set to end it after the current batch.
+        stop: set to end it at the next token.
+        visitor: who asks.
     """
 
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
@@ -30,6 +31,7 @@ class Request:
     message: str = ""
     rows: pd.DataFrame | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    visitor: str = ""
 
     @property
     def is_over(self) -> bool:

@@ -15,6 +15,7 @@ from .answers import answer
 from .api import add_api
 from .chips import chip
 from .desk import Desk
+from .guard import visitor
 from .inputs import Inputs
 from .jobs import Job, Request
 from .panel import GONE, QUIET, Panel
@@ -100,7 +101,7 @@ class Page:
             of_this_visit = {id for _, id in visit}  # what another visitor's link shows is not this one's to stop
             self.stop_reading(*of_this_visit & {job_a, job_b})
             for panel, settings in zip((self.a, self.b), wanted, strict=False):
-                jobs[panel] = await asyncio.to_thread(self.desk.submit, settings)
+                jobs[panel] = await asyncio.to_thread(self.desk.submit, settings, visitor(request))
         except InputError as error:
             self.stop_reading(*(job.id for job in jobs.values()))
             yield {self.inputs.problem: view.error(str(error))}
@@ -184,7 +185,7 @@ class Page:
         ) -> AsyncIterator[dict]:
             self.stop_reading(before)
             try:
-                question = await asyncio.to_thread(panel.ask_about, id, cell, alpha, labels)
+                question = await asyncio.to_thread(panel.ask_about, id, cell, alpha, labels, visitor(request))
             except InputError as error:
                 yield {panel.answer: view.error(str(error))}
                 return
@@ -209,7 +210,7 @@ class Page:
             if not (job := self.desk.find(id)):
                 return
             try:
-                job = await asyncio.to_thread(self.desk.submit, panel.rest_of(job))
+                job = await asyncio.to_thread(self.desk.submit, panel.rest_of(job), visitor(request))
             except InputError as error:
                 yield {self.inputs.problem: view.error(str(error))}
                 return

@@ -197,7 +197,7 @@ class Panel:
             self.answer: "",
         }  # fmt: skip
 
-    def ask_about(self, id: str, cell: str, alpha: object, labels: str) -> Question | None:
+    def ask_about(self, id: str, cell: str, alpha: object, labels: str, visitor: str) -> Question | None:
         """Ask which of some labels the open vector is, at an amplifier; None if its request is no longer kept.
 
         Raises:
@@ -213,7 +213,7 @@ class Panel:
             settings = None
         if not settings or len(settings.plan(self.desk.card(settings.model)).amplifiers) > 1:
             raise InputError("α", alpha, "expected one number")
-        return self.desk.ask(settings, labels or "")
+        return self.desk.ask(settings, labels or "", visitor)
 
     def _offer_files(self, job: Job) -> dict:
         """Write the files of a request that is over, and offer them; likewise its Python lines."""

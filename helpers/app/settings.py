@@ -22,6 +22,7 @@ LONGEST = {  # characters
     "prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000, "labels": 12_000
 }  # fmt: skip
 MOST_ROWS = 20_000  # readings of one request; the command line has no limit
+MOST_TOKENS = 200_000  # new ones, of all its readings together
 MOST_TEXT = 20_000_000  # characters of the prompt in all rows together
 SYNONYMS = {"token": "tokens"}  # names that a link may use, too
 
@@ -129,9 +130,10 @@ class PageSettings(Record):
         )  # fmt: skip
         layers = parse_layers(plan.layers, card.num_layers)
         rows = len(plan.tokens) * len(plan.components) * len(layers) * len(plan.amplifiers)
-        most = min(MOST_ROWS, MOST_TEXT // len(self.prompt))
+        most = min(MOST_ROWS, MOST_TEXT // len(self.prompt), MOST_TOKENS // self.max_new_tokens)
         if rows > most:
-            raise InputError("readings", f"{rows:,}", f"at most {most:,} at once here; ./runme.sh has no limit")
+            length = f" of {self.max_new_tokens} tokens" if most < MOST_ROWS else ""
+            raise InputError("readings", f"{rows:,}", f"at most {most:,}{length} at once here; ./runme.sh has no limit")
         return plan
 
     def link(self) -> str:

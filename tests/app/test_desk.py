@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import threading
 import time
 import weakref
 
@@ -13,7 +14,7 @@ from serving import PROMPT, over, served, usual_settings
 from helpers import InputError, label, sweep
 from helpers.app import view
 from helpers.app.answers import answer
-from helpers.app.desk import Desk
+from helpers.app.desk import SHARE, Desk
 from helpers.app.jobs import Question
 from helpers.app.panel import Panel
 from helpers.runs.readings import Readings
@@ -100,7 +101,7 @@ def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
 def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny):
     settings = usual.replace(amplifiers="1:30:0.5")
     job = desk.submit(settings)
-    while not job.readings and not job.is_over:
+    while not job.read and not job.is_over:
         time.sleep(0.005)
     desk.stop(job)
     over(desk, job)
@@ -139,7 +140,7 @@ def test_equal_requests_wait_in_turn_and_a_waiting_one_can_be_stopped(desk, usua
     assert "Stopped after 0 of 9 readings" in view.status(desk, equal[0])
     desk.stop(busy)
     held.set()
-    over(desk, equal[2])
+    over(desk, equal[1]), over(desk, equal[2])
     assert [job.state for job in equal] == ["stopped", "done", "done"] and equal[2].known == 9
 
 
@@ -162,6 +163,47 @@ def test_a_full_queue_is_reported(desk, usual, monkeypatch):
     monkeypatch.setattr("helpers.app.desk.MOST_WAITING", 0)
     with pytest.raises(InputError, match="queue='0 requests wait': try again"):
         desk.submit(usual)
+
+
+def test_a_visitor_has_a_share_of_the_queue(desk, usual, held):
+    """Whoever asks for more than the share is refused; the others are not."""
+    own = [desk.submit(usual.replace(amplifiers=str(i + 2)), "one") for i in range(SHARE)]
+    with pytest.raises(InputError, match="queue='5 requests of yours wait': let one of them end"):
+        desk.submit(usual, "one")
+    with pytest.raises(InputError, match="of yours wait"):
+        desk.ask(usual.replace(layers="1", amplifiers="3"), "a, b", "one")
+    other = desk.submit(usual, "another")
+    desk.stop(own[-1])
+    again = desk.submit(usual, "one")
+    held.set()
+    assert [over(desk, job).state for job in (*own[:-1], other, again)] == ["done"] * (SHARE + 1)
+
+
+def test_a_small_request_is_done_while_a_large_one_before_it_is_read(desk, usual, tiny):
+    large = desk.submit(usual.replace(amplifiers="1:60:0.25"))
+    while not large.readings:
+        time.sleep(0.005)
+    small = over(desk, desk.submit(usual.replace(amplifiers="77", prompt="Kill Bill")))
+    assert small.state == "done" and not large.is_over and len(large.readings) < len(large.items) / 2
+    pd.testing.assert_frame_equal(over(desk, large).rows, sweep(tiny, large.plan))
+
+
+def test_a_stop_does_not_wait_for_a_batch(desk, usual, monkeypatch):
+    """What was read of a batch when the stop came is left out."""
+    job = desk.submit(usual.replace(max_new_tokens=30, amplifiers="1.25:30:0.5"))
+    job.stop.set()  # before its first token
+    assert over(desk, job).state == "stopped" and not job.readings
+    stopped = []
+    monkeypatch.setattr(threading.Event, "is_set", lambda event: stopped.append(event) or len(stopped) > 3)
+    job = over(desk, desk.submit(usual.replace(max_new_tokens=30, amplifiers="1.25:30:0.5")))
+    monkeypatch.undo()
+    assert job.state == "stopped" and not job.readings and len(stopped) < 10
+
+
+def test_long_readings_are_limited_by_their_tokens(desk, usual, monkeypatch):
+    monkeypatch.setattr("helpers.app.settings.MOST_TOKENS", 9000)
+    with pytest.raises(InputError, match="readings='1,071': at most 300 of 30 tokens at once here"):
+        desk.submit(usual.replace(max_new_tokens=30, amplifiers="1:60:0.5"))
 
 
 def test_only_the_last_model_stays_in_memory(tiny_folder, usual):
