@@ -393,7 +393,7 @@ def ladder(job: Job, cell: Cell, tries: Sequence[Try] = ()) -> str:
 
 
 BLIND_TAG, SIMILAR_TAG = (
-    f'<span class="tag {method.adjective}">{words}</span>' for method, words in CHOICES.values()
+    f' <span class="tag {method.adjective}">{words}</span>' for method, words in CHOICES.values()
 )
 
 
