@@ -1,4 +1,4 @@
-"""The same plan on Dask: the same bytes, whoever reads, and whoever dies meanwhile."""
+"""The same plan on Dask: the same rows, whoever reads, and whoever dies meanwhile."""
 
 import json
 import os
@@ -97,7 +97,8 @@ def test_whoever_is_killed_costs_nothing(tmp_path, tiny_folder, whole, cluster):
         run.wait_for(min(run.rows + 64, run.total), driver)
     _, said = driver.communicate(timeout=300)
     assert driver.returncode == 0, said[-3000:]
-    assert run.results == whole and run.lines.startswith(kept)
+    assert run.lines.startswith(kept)
+    assert_same_but_for_rounding(run.results, whole)
 
 
 @slow
@@ -109,7 +110,7 @@ def test_a_scheduler_that_is_killed_loses_nothing(tmp_path, tiny_folder, whole, 
     _, said = driver.communicate(timeout=300)
     assert driver.returncode != 0 and "the Dask scheduler is gone" in said
     assert 64 <= run.rows < run.total
-    assert run.finish() == whole
+    assert_same_but_for_rounding(run.finish(), whole)
 
 
 @slow
