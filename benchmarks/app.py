@@ -29,17 +29,21 @@ PROMPT = "Diana, Princess of Wales"
 VECTORS = ("pre_mlp_residual", "mlp_output", "hidden_state")
 
 
-def in_the_page(page, amplifiers: list[float]) -> tuple[float, float]:
-    """Seconds from the click to the first reading that can be read, and to the last."""
+def in_the_page(page, amplifiers: list[float]) -> tuple[float, float, float]:
+    """Seconds from the click to the first reading that can be read, to the last, and to the confidence of all."""
     page.locator("#amplifiers").locator("textarea, input").first.fill(", ".join(map(str, amplifiers)))
     page.evaluate("document.querySelectorAll('#table-a table, .status').forEach(one => one.dataset.old = 1)")
     started = time.perf_counter()
     page.click("#interpret")
     page.wait_for_selector("#table-a table:not([data-old]) td button", timeout=120_000)
     first = time.perf_counter() - started
-    page.wait_for_selector("#status-a [data-state=done]:not([data-old])", timeout=120_000)
+    read = ", ".join(f"#status-a [data-state={state}]:not([data-old])" for state in ("weighing", "done"))
+    page.wait_for_selector(read, timeout=120_000)
     page.wait_for_selector("#table-a td.empty", state="detached", timeout=20_000)
-    return first, time.perf_counter() - started
+    whole = time.perf_counter() - started
+    page.wait_for_selector("#status-a [data-state=done]:not([data-old])", timeout=120_000)
+    page.wait_for_selector("#table-a td.waiting", state="detached", timeout=20_000)
+    return first, whole, time.perf_counter() - started
 
 
 def stopping(page) -> float:
@@ -60,7 +64,7 @@ def main() -> None:
 
     lm = load_model(options.model)
     server = Server(Desk(options.model))
-    plain, first, whole = [], [], []
+    plain, first, whole, weighed, share = [], [], [], [], []
     try:
         with browser() as chromium:
             page = chromium.new_page(viewport={"width": 1600, "height": 1000})
@@ -74,8 +78,14 @@ def main() -> None:
                 took = time.perf_counter() - started
                 seen = in_the_page(page, amplifiers)
                 if number:  # the first round pays what only the first pays
-                    plain.append(took), first.append(seen[0]), whole.append(seen[1])
-                    print(f"sweep {took:.2f} s, page: first {seen[0]:.2f}, all {seen[1]:.2f} s", flush=True)
+                    plain.append(took), first.append(seen[0]), whole.append(seen[1]), weighed.append(seen[2])
+                    job = list(server.desk._jobs.values())[-1]
+                    share.append(job.weighing_seconds / job.seconds)
+                    print(
+                        f"sweep {took:.2f} s, page: first {seen[0]:.2f}, all {seen[1]:.2f}, weighed {seen[2]:.2f} s; "
+                        f"weighing takes {share[-1]:.2f} of the time of reading",
+                        flush=True,
+                    )
                 else:
                     cold = seen
             stop = stopping(page)
@@ -87,14 +97,19 @@ def main() -> None:
         ("a plain sweep, one batch", base),
         ("page, first readings", statistics.median(first)),
         ("page, all readings", statistics.median(whole)),
+        ("page, all readings with their confidence", statistics.median(weighed)),
         ("page, first readings, first request after the start", cold[0]),
         ("page, all readings, first request after the start", cold[1]),
+        ("page, all readings with their confidence, first request after the start", cold[2]),
         ("page, from Stop to stopped", stop),
     ]
     table = pd.DataFrame(lines, columns=["what", "seconds"]).assign(rows=len(rows))
     table["times the sweep"] = (table["seconds"] / base).round(2)
     table["seconds"] = table["seconds"].round(2)
-    table.attrs = {"model": options.model, "rounds": options.rounds, "machine": describe(lm)["machine"]}
+    table.attrs = {
+        "model": options.model, "rounds": options.rounds, "machine": describe(lm)["machine"],
+        "weighing, share of reading": round(statistics.median(share), 2),
+    }  # fmt: skip
     save_results(table, ROOT / "benchmarks" / "results" / "app.csv")
     print(table.to_string(index=False))
 

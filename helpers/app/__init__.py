@@ -3,6 +3,7 @@
 settings  what a visitor asks for: as a plan, as a link, as lines of Python
 scores    similarity of a reading to its prompt, and to the prompts that chance is made of
 jobs      a request, from the queue to its rows
+weighing  what readings are worth, told without the prompt
 desk      the one model in memory, and the one thread that uses it
 cells     the readings of each vector, the best of each method, and chance beside it
 answers   of questions about what a vector is, as HTML

@@ -9,7 +9,7 @@ from html import escape
 import gradio as gr
 
 from .. import InputError
-from ..words.rows import ROW_COLUMNS
+from ..words.rows import ROW_COLUMNS, WEIGHED_COLUMNS
 from .desk import Desk
 from .guard import visitor
 from .jobs import Request
@@ -43,7 +43,9 @@ def add_api(desk: Desk) -> None:
         model: str = desk.model,
         request: gr.Request = None,
     ) -> list[dict]:
-        """Read vectors of a prompt, as the page does; a row per reading, in the columns of the CSV."""
+        """Read vectors of a prompt, as the page does; a row per reading, in the columns of the CSV: also how likely it is
+        right (confidence), and whether it is the one of its vector (chosen: blind, similarity, or both).
+        """
         given = {
             "prompt": prompt, "model": model, "tokens": tokens, "components": components, "layers": layers,
             "target_layer": target_layer, "amplifiers": amplifiers, "target_prompt": target_prompt,
@@ -52,7 +54,9 @@ def add_api(desk: Desk) -> None:
         with _bad_input_as_answer():
             job = await asyncio.to_thread(lambda: desk.submit(PageSettings.of(given), visitor(request)))
         await over(job)
-        return json.loads(job.rows[list(ROW_COLUMNS)].to_json(orient="records")) if job.rows is not None else []
+        if job.rows is None:
+            return []
+        return json.loads(job.rows[[*ROW_COLUMNS, *WEIGHED_COLUMNS]].to_json(orient="records"))
 
     async def label(
         prompt: str,

@@ -9,10 +9,11 @@ import numpy as np
 from ..judging.chance import range_of_best
 from ..judging.judge import is_echo
 from ..runs.sweep import rows_of
-from ..words.methods import METHODS, Method
+from ..words.methods import AMPLIFIED, BLIND, METHODS, Method
 from ..words.rows import Item, Reading
 from .jobs import Job
 from .scores import Scored
+from .weighing import Weighed
 
 MARKS = {
     "hit": "similar, and above chance",
@@ -44,11 +45,15 @@ class Try(NamedTuple):
 
     Attributes:
         methods: names of the methods that choose among readings like this one.
+        id: of its row.
+        weighed: what it is worth; None while that is not known.
     """
 
     amplifier: float
     scored: Scored
     methods: tuple[str, ...]
+    id: str = ""
+    weighed: Weighed | None = None
 
 
 Cells = dict[Cell, list[Try]]
@@ -61,8 +66,34 @@ def cells_of(job: Job, position: int | None = None) -> Cells:
     methods = _methods_of(items, [readings[item.id].reading for item in items])
     for item, chosen_by in zip(items, methods, strict=True):
         cell = Cell(item.component, item.layer, item.position)
-        cells.setdefault(cell, []).append(Try(item.amplifier, readings[item.id], chosen_by))
+        one = Try(item.amplifier, readings[item.id], chosen_by, item.id, job.weighed.get(item.id))
+        cells.setdefault(cell, []).append(one)
     return cells
+
+
+def blind_of(tries: Sequence[Try]) -> Try:
+    """Return the reading of a vector that is chosen blind; while that isn't known, the one that began most surely."""
+    chosen = [one for one in tries if one.weighed and one.weighed.chosen]
+    return (chosen or sorted(tries, key=lambda one: np.nan_to_num(one.scored.reading.entropy, nan=np.inf)))[0]
+
+
+def similar_of(tries: Sequence[Try]) -> Try:
+    """Return the reading of a vector that is chosen by similarity to the prompt, as in the paper: of the amplified ones."""
+    return max(chosen_by(AMPLIFIED, tries) or tries, key=_score)
+
+
+def choices_of(job: Job) -> dict[str, str]:
+    """Return the readings that are chosen, and by what: id -> names of `words.methods.CHOICES`."""
+    found: dict[str, list[str]] = {}
+    for tries in cells_of(job).values():
+        if job.weighed:
+            found.setdefault(blind_of(tries).id, []).append("blind")
+        found.setdefault(similar_of(tries).id, []).append("similarity")
+    return {id: ", ".join(names) for id, names in found.items()}
+
+
+def _score(one: Try) -> float:
+    return np.nan_to_num(one.scored.score, nan=-2.0)
 
 
 def tries_per_method(job: Job) -> list[tuple[Method, int]]:
@@ -71,6 +102,11 @@ def tries_per_method(job: Job) -> list[tuple[Method, int]]:
     items = [item for item in job.items if Cell(item.component, item.layer, item.position) == first]
     chosen = [name for names in _methods_of(items, [Reading("")] * len(items)) for name in names]
     return [(method, chosen.count(method.name)) for method in METHODS.values() if method.name in chosen]
+
+
+def readings_per_vector(job: Job) -> int:
+    """Return how many readings each vector of a request has, when all are read."""
+    return len(job.items) // len({Cell(item.component, item.layer, item.position) for item in job.items})
 
 
 def chosen_by(method: Method, tries: Sequence[Try]) -> list[Try]:
@@ -96,7 +132,8 @@ class Best:
     """
 
     def __init__(self, job: Job, tries: Sequence[Try]):
-        self.amplifier, self.scored, _ = max(tries, key=lambda one: np.nan_to_num(one.scored.score, nan=-2.0))
+        best = max(tries, key=_score)
+        self.amplifier, self.scored = best.amplifier, best.scored
         self.tries = len(tries)
         self.chance = range_of_best(np.stack([one.scored.chance for one in tries]))
         if not self.scored.score > job.settings.threshold:  # also of nan
@@ -125,11 +162,19 @@ class Count(NamedTuple):
 
 def count_similar(job: Job, cells: Cells) -> list[Count]:
     """Count for each method the cells with a reading above the threshold, beside the same counts by chance."""
-    counts, threshold = [], job.settings.threshold
-    for method in METHODS.values():
-        tries = [some for every in cells.values() if (some := chosen_by(method, every))]
-        if tries:
-            similar = sum(any(one.scored.score > threshold for one in some) for some in tries)
-            best = np.stack([np.max([one.scored.chance for one in some], axis=0) for some in tries])
-            counts.append(Count(method, len(tries), similar, (best > threshold).sum(0)))
-    return counts
+    among = {
+        method: [some for every in cells.values() if (some := chosen_by(method, every))] for method in METHODS.values()
+    }
+    return [_count(job, method, tries) for method, tries in among.items() if tries]
+
+
+def count_blind(job: Job, cells: Cells) -> Count:
+    """Count the cells whose blind reading is above the threshold; it has one try, and so has chance."""
+    return _count(job, BLIND, [[blind_of(tries)] for tries in cells.values()])
+
+
+def _count(job: Job, method: Method, tries: Sequence[Sequence[Try]]) -> Count:
+    threshold = job.settings.threshold
+    similar = sum(any(one.scored.score > threshold for one in some) for some in tries)
+    best = np.stack([np.max([one.scored.chance for one in some], axis=0) for some in tries])
+    return Count(method, len(tries), similar, (best > threshold).sum(0))

@@ -5,16 +5,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import pandas as pd
 
 from .. import InputError
-from ..engine.activations import Activations
 from ..engine.interpret import Batch, run
 from ..engine.labels import LabelScorer
-from ..engine.references import last_tokens
 from ..judging.judge import Judge
 from ..judging.score import score
 from ..models.catalogue import CATALOGUE, is_here
@@ -28,11 +26,13 @@ from ..words.labels import check_labels, continuations, references
 from ..words.machine import is_out_of_memory
 from ..words.plans import make_plan
 from ..words.prompts import read_prompts
-from ..words.rows import TRIED_AGAIN, Item, Reading
+from ..words.rows import DIGITS, TRIED_AGAIN, Item, Reading
 from ..words.settings import ModelSettings, SourceOptions
+from .cells import choices_of
 from .jobs import Job, Question, Request
 from .scores import Scorer
 from .settings import MOST_ROWS, PageSettings, check_length
+from .weighing import UNWEIGHED, Weigher
 
 SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: others wait for a batch (benchmarks/results/app.csv)
 LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
@@ -69,7 +69,7 @@ class Desk:
         self._of_runs: dict[str, Reading] = {}  # what runs of notebooks have read with this model
         self._cards: dict[str, ModelCard] = {}
         self._reading_cards = threading.Lock()
-        self._last_tokens: dict[str, Activations] = {}  # of these prompts in this model, for questions
+        self._weigher: Weigher | None = None  # of this model; it has the other prompts' vectors, for questions, too
         self._jobs: dict[str, Request] = {}
         self._queue: deque[Request] = deque()
         self._turns: deque[tuple[Request, Iterator[None]]] = deque()  # of the desk's thread
@@ -101,7 +101,7 @@ class Desk:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._session, self._of_runs, self._last_tokens, self._cards = None, {}, {}, {}
+        self._session, self._of_runs, self._weigher, self._cards = None, {}, None, {}
 
     @property
     def models(self) -> list[str]:
@@ -193,7 +193,7 @@ class Desk:
         """Count the requests that are served before a waiting one."""
         with self._changed:
             waiting = list(self._queue)
-            busy = any(other.state in ("loading", "reading") for other in self._jobs.values())
+            busy = any(other.state in ("loading", "reading", "weighing") for other in self._jobs.values())
         return waiting.index(job) + busy if job in waiting else 0
 
     def _tidy(self) -> None:
@@ -243,6 +243,11 @@ class Desk:
         self._judge.embedded(self._prompts)
         usual = PageSettings()
         self._session.prompt_for(make_plan(usual.prompt, max_new_tokens=usual.max_new_tokens))
+        self.state = "reading the paper's prompts"
+        try:
+            self._weigher_of(self._session.lm)
+        except InputError:  # each request says so beside what it has read
+            pass
         self.state = ""
 
     def _serve(self, job: Job) -> Iterator[None]:
@@ -261,23 +266,48 @@ class Desk:
         except Exception as error:  # what was read before it is kept
             failure = error
         found = [item for item in job.items if item.id in job.readings]
+        job.seconds = time.monotonic() - job.started
+        whole = not failure and len(found) == len(job.items)
+        is_weighed = (yield from self._weigh(lm, job)) if whole else False
         if found:
             job.rows = self._rows(lm, job, found, made)
-        job.seconds = time.monotonic() - job.started
         if failure:
             raise failure
-        job.state = "done" if len(found) == len(job.items) else "stopped"
+        job.state = "done" if is_weighed or job.unweighed else "stopped"
+
+    def _weigh(self, lm: LanguageModel, job: Job) -> Generator[None, None, bool]:
+        """Weigh a request's readings, and return whether that was done; yield after each part, as a stop is obeyed."""
+        job.state, started = "weighing", time.monotonic()
+        try:
+            weigher, target_prompt = self._weigher_of(lm), job.plan.target_prompt
+            rows = rows_of(job.items, [job.readings[item.id].reading for item in job.items], target_prompt)
+            for earlier in [one for one in list(self._jobs.values()) if isinstance(one, Job)]:
+                job.evidence |= {id: earlier.evidence[id] for id in rows["id"] if id in earlier.evidence}
+            missing = rows[~rows["id"].isin(job.evidence.keys())]
+            for part in weigher.evidence(missing, target_prompt, self._session.sources_for(job.plan)):
+                job.evidence = job.evidence | part  # a new dictionary, as of the readings
+                if job.stop.is_set():
+                    break
+                yield
+            if len(job.evidence) < len(set(rows["id"])):
+                return False
+            job.calibration = weigher.calibration(target_prompt)
+            job.weighed = weigher.weigh(rows, job.evidence, target_prompt)
+        except Exception as error:  # what was read is kept, and shown as it is
+            job.unweighed = _in_words(error)
+        job.weighing_seconds = time.monotonic() - started
+        return not job.unweighed
 
     def _answer(self, question: Question) -> Iterator[None]:
         """Score a question's labels; yield after each vector. A stop is obeyed after a pass."""
         lm = self._load(question.settings.model)
         question.state = "reading"
-        self._last_tokens = self._last_tokens or last_tokens(lm, self._prompts)
+        last = self._weigher_of(lm).references.last
         longest = max(len(one.tokens) for one in continuations(lm, question.plan.target_prompt, question.labels))
         wanted = replace(question.plan, max_new_tokens=max(question.plan.max_new_tokens, longest))
         scorer = LabelScorer(lm, question.labels, wanted.target_prompt, self._session.prompt_for(wanted))
         sources, others = self._session.sources_for(question.plan), references(question.settings.prompt, self._prompts)
-        beside = {other: self._last_tokens[other] for other in others}
+        beside = {other: last[other] for other in others}
         scores = []
         for item in question.items:
             for found in score_in_steps(scorer, item, sources, beside):
@@ -306,9 +336,8 @@ class Desk:
         """Read what a request lacks, batch by batch, until it is complete or the visitor stops it."""
         if job.stop.is_set():  # while its model was loaded
             return
-        prompt, size = self._session.prompt_for(job.plan), self._batch_size(lm, job)
-        stop = job.stop.is_set
-        for batch in run(lm, job.plan, size, done=job.readings.keys(), prompt=prompt, items=job.items, stop=stop):
+        size, stop, shared = self._batch_size(lm, job), job.stop.is_set, self._session.shared_by(job.plan)
+        for batch in run(lm, job.plan, size, done=job.readings.keys(), items=job.items, stop=stop, **shared):
             yield batch
             if stop():
                 return
@@ -342,7 +371,14 @@ class Desk:
             made: how the first batch was computed; {} if everything was known.
         """
         rows = rows_of(items, [job.readings[item.id].reading for item in items], job.plan.target_prompt)
-        rows = score(rows, self._judge)
+        chosen = choices_of(job)
+        worth = [job.weighed.get(item.id, UNWEIGHED) for item in items]
+        rows = score(rows, self._judge).assign(
+            mean_rank=pd.Series([one.mean_rank for one in worth], dtype=float).round(DIGITS["mean_rank"]),
+            confidence=pd.Series([one.confidence for one in worth], dtype=float).round(DIGITS["confidence"]),
+            verdict=[one.verdict for one in worth],
+            chosen=[chosen.get(item.id, "") for item in items],
+        )
         rows.attrs = {
             **describe(lm, job.plan),
             "judge": describe_judge(self._judge),
@@ -350,6 +386,8 @@ class Desk:
             **{name: made[name] for name in ("batch_size", "shares_prefix", "fused") if name in made},
             "same_bytes_again": lm.dtype == "float32" and not set(rows["status"]) & set(TRIED_AGAIN),
             "whole": len(items) == len(job.items),
+            "weighed": {"references": OTHERS, "calibration": job.calibration.about if job.calibration else None}
+            if job.weighed else None,
         }
         return rows
 
@@ -357,7 +395,7 @@ class Desk:
         """Return a model; the one before it is freed first."""
         if self.loaded != model:
             self.state = f"loading {model}"
-            self._session, self._of_runs, self._last_tokens = None, {}, {}
+            self._session, self._of_runs, self._weigher = None, {}, None
             options = {"dtype": self.dtype, "device": self.device, "source_options": self._options_of(model)}
             session = Session(ModelSettings.of({"model": model, **options}), self._judge)
             try:
@@ -368,6 +406,11 @@ class Desk:
             with self._reading_cards:  # a card alone: a LanguageModel would keep the weights in memory
                 self._cards[model] = ModelCard(lm.source, lm.config, lm.tokenizer)
         return self._session.lm
+
+    def _weigher_of(self, lm: LanguageModel) -> Weigher:
+        """Return what weighs this model's readings; the other prompts are read once."""
+        self._weigher = self._weigher or Weigher(lm, self._prompts)
+        return self._weigher
 
     def _options_of(self, model: str) -> SourceOptions:
         return self._options.get(model, SourceOptions())

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from ..judging.confidence import Confidence
 from ..words.plans import Plan
 from ..words.rows import Item
 from .scores import Scored
 from .settings import PageSettings
+from .weighing import Weighed
 
 OVER = ("done", "stopped", "failed")
 
@@ -19,7 +21,7 @@ class Request:
     """What a visitor asks for. The desk's thread alone writes into it; pages read what it has so far.
 
     Attributes:
-        state: waiting, loading, reading, done, stopped or failed.
+        state: waiting, loading, reading, weighing, done, stopped or failed.
         message: why it failed.
         rows: when it is over, what was found, as a table.
         stop: set to end it at the next token.
@@ -66,9 +68,14 @@ class Job(Request):
         items: the plan's, in its order; without ids until the model is loaded.
         readings: id -> reading. Replaced by a larger dictionary after each batch, never changed.
         rows: when it is over, the rows in the row schema, scored; `.attrs` is the JSON beside the CSV.
+        evidence: id -> what the model tells of a reading (`evidence.EVIDENCE`), gathered when all are read.
+        weighed: id -> what a reading is worth; {} until all are weighed.
+        calibration: what probabilities were fitted with; None if nothing was for this model and target prompt.
+        unweighed: why the readings could not be weighed.
         known: how many of the readings were in memory when it began.
         read: how many were computed for it.
         started, seconds: when reading began (`time.monotonic`), and how long it took, up to the last batch.
+        weighing_seconds: how long weighing took after that.
     """
 
     settings: PageSettings
@@ -77,10 +84,15 @@ class Job(Request):
     tokens: list[str]
     num_layers: int
     readings: dict[str, Scored] = field(default_factory=dict)
+    evidence: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    weighed: dict[str, Weighed] = field(default_factory=dict)
+    calibration: Confidence | None = None
+    unweighed: str = ""
     known: int = 0
     read: int = 0
     started: float = 0.0
     seconds: float = 0.0
+    weighing_seconds: float = 0.0
 
     @property
     def rows_per_second(self) -> float:

@@ -255,7 +255,7 @@ class Page:
 
 def _pulse(job: Job) -> str:
     """Return a text that changes when there is something new to draw."""
-    return f"{job.id} {job.state} {len(job.readings)}"
+    return f"{job.id} {job.state} {len(job.readings)} {len(job.weighed)}"
 
 
 def _label(job: Job) -> str:

@@ -8,9 +8,9 @@ import gradio as gr
 from .. import InputError
 from ..runs.results import save_results
 from ..words.files import slug, write_atomically
-from ..words.methods import AMPLIFIED
+from ..words.methods import BLIND, CHOICES
 from . import view
-from .cells import Best, Cell, cells_of, chosen_by
+from .cells import Cell, blind_of, cells_of, similar_of
 from .chips import OneChip
 from .desk import Desk
 from .jobs import Job, Question
@@ -70,9 +70,13 @@ class Panel:
             with gr.Tab("Readings", id="readings"):
                 with gr.Row(elem_classes="choices"):
                     self.position = OneChip([], label="Token", elem_classes="chips", container=False, visible=False)
+                    self.choice = gr.Radio(
+                        [(words, choice) for choice, (_, words) in CHOICES.items()], value=BLIND.adjective, label="Which",
+                        elem_classes="chips", container=False, elem_id=f"choice-{name}",
+                    )  # fmt: skip
                     self.show = gr.Radio(
                         [("best amplified", "best"), ("all amplified", "all")], value="best", label="Show",
-                        elem_classes="chips", container=False, elem_id=f"show-{name}",
+                        elem_classes="chips", container=False, visible=False, elem_id=f"show-{name}",
                     )  # fmt: skip
                 self.table = gr.HTML("", apply_default_css=False, js_on_load=CLICKS, elem_id=f"table-{name}")
                 self.ladder = gr.HTML("", apply_default_css=False, elem_id=f"ladder-{name}")
@@ -112,36 +116,40 @@ class Panel:
         self._connect()
 
     def _connect(self) -> None:
-        looks = [self.job_id, self.position, self.show, self.cell]
+        looks = [self.job_id, self.position, self.choice, self.show, self.cell]
         drawn, files = [self.heading, self.table, self.ladder], [self.csv, self.json, self.report]
         last = {"trigger_mode": "always_last"} | QUIET
         everything = [*drawn, self.map, self.rest, *files, self.python, self.status]
         self.pulse.change(self.draw, looks, everything, **last)
-        gr.on([self.position.input, self.show.input], self.draw_table, looks, drawn, **last)
+        gr.on([self.position.input, self.choice.input, self.show.input], self.draw_table, looks, drawn, **last)
+        self.choice.input(
+            lambda choice: gr.update(visible=choice != BLIND.adjective), self.choice, self.show, queue=False, **QUIET
+        )
         self.map_tab.select(self.draw_map, self.job_id, [self.map, self.rest], **QUIET)
         for clickable in (self.table, self.map):
             opened = [self.cell, *drawn, self.position, self.tabs, self.asking, self.alpha, self.answer]
-            clickable.click(self.open_cell, [self.job_id, self.show, self.asked], opened, **QUIET).then(
+            clickable.click(self.open_cell, [self.job_id, self.choice, self.show, self.asked], opened, **QUIET).then(
                 None, js=SHOW_LADDER
             )
         self.query.change(None, self.query, self.link, js=ADDRESS)
         if self.name == "a":
             self.query.change(None, self.query, None, js=KEEP_ADDRESS)
 
-    def draw(self, id: str, position: int | None, show: str, cell: str) -> dict:
+    def draw(self, id: str, position: int | None, choice: str, show: str, cell: str) -> dict:
         """Draw the table so far; when the request is over, also the map and the files."""
-        drawn = self.draw_table(id, position, show, cell)
+        drawn = self.draw_table(id, position, choice, show, cell)
         job = self.desk.find(id)
         if job and job.is_over:
             drawn |= self.draw_map(id) | self._offer_files(job)
         return drawn
 
-    def draw_table(self, id: str, position: int | None, show: str, cell: str) -> dict:
+    def draw_table(self, id: str, position: int | None, choice: str, show: str, cell: str) -> dict:
         """Draw the table, and the ladder that is open.
 
         Args:
             position: of the token that is shown; the last one if the request doesn't have it.
-            show: "best" or "all".
+            choice: by what one reading of each vector is chosen (`words.methods.CHOICES`).
+            show: "best" or "all"; of those chosen by similarity.
             cell: name of the cell whose ladder is open.
         """
         job = self.desk.find(id)
@@ -150,7 +158,9 @@ class Panel:
         opened = Cell.parse(cell)
         return {
             self.heading: view.heading(job),
-            self.table: view.table(job, position if position in job.positions else job.positions[-1], show == "all"),
+            self.table: view.table(
+                job, position if position in job.positions else job.positions[-1], choice, show == "all"
+            ),
             self.ladder: view.ladder(job, opened) if opened else "",
         }
 
@@ -175,7 +185,7 @@ class Panel:
         """Return the same settings for all tokens and all layers."""
         return job.settings.replace(tokens=range(len(job.tokens)), layers="all")
 
-    def open_cell(self, id: str, show: str, asked: str, event: gr.EventData) -> dict:
+    def open_cell(self, id: str, choice: str, show: str, asked: str, event: gr.EventData) -> dict:
         """Open the ladder of the cell that was clicked; from the map, also its token's table.
 
         Args:
@@ -185,11 +195,11 @@ class Panel:
             self.desk.stop(question)
         job, name = self.desk.find(id), event._data.get("cell")
         cell = Cell.parse(name)
-        drawn = self.draw_table(id, cell.position, show, name) if job and cell else {}
+        drawn = self.draw_table(id, cell.position, choice, show, name) if job and cell else {}
         if not drawn.get(self.ladder):
             return {self.cell: "", self.asking: gr.update(visible=False)}
         tries = cells_of(job, cell.position)[cell]
-        best = Best(job, chosen_by(AMPLIFIED, tries) or tries).amplifier
+        best = (blind_of if choice == BLIND.adjective else similar_of)(tries).amplifier
         choices = [f"{one.amplifier:.12g}" for one in tries]
         return drawn | {
             self.cell: name, self.position: cell.position, self.tabs: gr.Tabs(selected="readings"),

@@ -3,6 +3,7 @@
 import json
 from html import escape
 
+from ..words.methods import CHOICES
 from .cells import cells_of
 from .jobs import Job
 from .view import STYLE, ladder, quoted, table
@@ -16,7 +17,11 @@ def report(job: Job, python: str) -> str:
     """
     settings, parts = job.settings, []
     for position in job.rows["position"].unique().tolist():
-        parts.append(f"<h2>Token {quoted(job.tokens[position])}</h2>{table(job, position, opens=False)}")
+        parts.append(f"<h2>Token {quoted(job.tokens[position])}</h2>")
+        parts += [
+            f"<h3>{words.capitalize()}</h3>{table(job, position, choice, opens=False)}"
+            for choice, (_, words) in CHOICES.items()
+        ]
         parts += [ladder(job, cell, tries) for cell, tries in cells_of(job, position).items()]
     about = escape(json.dumps(job.rows.attrs, indent=2, ensure_ascii=False, default=str))
     stopped = "" if job.state == "done" else f", stopped; {len(job.items):,} were asked for"

@@ -157,9 +157,9 @@ class PageSettings(Record):
     def python(self, card, dtype: str) -> str:
         """Write the lines that give the same rows with `helpers`."""
         target = TargetPrompt.of_text(self.target_prompt).located(card)
-        names, line = ["load_model", "sweep"], ""
+        names, line, chosen = ["believe", "load_model", "sweep"], "", "chosen = believe(lm, rows)  # one per vector, without the prompt\n"
         if target.name != "paper":
-            names.insert(0, "TargetPrompt")
+            names, chosen = ["TargetPrompt", "load_model", "sweep"], ""
             line = f"\n    target_prompt=TargetPrompt({target.text!r}, placeholder={target.placeholder!r}),"
         return f"""from helpers import {", ".join(names)}
 
@@ -174,7 +174,7 @@ rows = sweep(
     target_layer={read_number(self.target_layer)!r},{line}
     max_new_tokens={self.max_new_tokens},
 )
-"""
+{chosen}"""
 
 
 def same_tokens(prompt: str, tokens: tuple[int, ...], card, other) -> tuple[int, ...]:

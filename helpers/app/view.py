@@ -1,25 +1,43 @@
 """What the page shows of a request, as HTML: status, table, ladder, heat map. Texts are always escaped."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from html import escape
 from importlib.resources import files
+from typing import NamedTuple
 
 import numpy as np
 
 from ..judging.chance import band, range_of_best
+from ..judging.confidence import BELIEVED
 from ..judging.judge import SMALL_WORDS
-from ..words.components import COMPONENTS, into
-from ..words.methods import AMPLIFIED, METHODS, PLAIN, Method
-from .cells import Best, Cell, Cells, Try, cells_of, chosen_by, count_similar, tries_per_method
+from ..runs.evidence import NOTHING, SURE, UNCALIBRATED
+from ..words.components import COMPONENTS, EVALUATED, into, plural
+from ..words.methods import AMPLIFIED, BLIND, CHOICES, METHODS, PLAIN, Method
+from .cells import (
+    Best,
+    Cell,
+    Cells,
+    Count,
+    Try,
+    blind_of,
+    cells_of,
+    chosen_by,
+    count_blind,
+    count_similar,
+    readings_per_vector,
+    similar_of,
+    tries_per_method,
+)
 from .desk import Desk
 from .jobs import Job
 from .scores import Scored
+from .weighing import Weighed
 
 FULL_COLOUR = 0.8  # the score from which on a cell has its full shade
 MOST_COLUMNS = 64  # tokens of a heat map
-COLOURS = "".join(f"--{method.adjective}: {method.colour}; " for method in METHODS.values())
+COLOURS = "".join(f"--{method.adjective}: {method.colour}; " for method in (*METHODS.values(), BLIND))
 STYLE = f":root {{ {COLOURS}}}\n" + files(__package__).joinpath("style.css").read_text(encoding="utf-8")
 
 
@@ -43,12 +61,21 @@ def status(desk: Desk, job: Job | None) -> str:
         return error(job.message, job)
     if job.state == "reading":
         return _progress(job)
+    if job.state == "weighing":
+        return _weighing(job)
     done = len(job.readings)
-    words = f"{done:,} readings" if job.state == "done" else f"Stopped after {done:,} of {len(job.items):,} readings"
+    if job.state == "done":
+        words = f"{done:,} readings"
+    elif done == len(job.items):
+        words = f"{done:,} readings, stopped before they were weighed"
+    else:
+        words = f"Stopped after {done:,} of {len(job.items):,} readings"
     if job.known:
         words += f", {job.known:,} of them in memory already"
     if job.read:
         words += f", in {job.seconds:.1f} s"
+    if job.weighed:
+        words += f", weighed in {job.weighing_seconds:.1f} s"
     if failed := sum(scored.reading.status != "ok" for scored in job.readings.values()):
         words += f"; {failed:,} failed"
     return _line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
@@ -65,6 +92,15 @@ def _progress(job: Job) -> str:
     return (
         f'<div class="status busy"{_data_of(job)}><progress max="{total}" value="{done}" aria-label="readings"></progress>'
         f'<span class="numbers">{done:,} of {total:,} readings · {speed:.0f} per second · {left}</span></div>'
+    )
+
+
+def _weighing(job: Job) -> str:
+    done, total = len(job.evidence), len(job.items)
+    return (
+        f'<div class="status busy"{_data_of(job)}><progress max="{total}" value="{done}" aria-label="readings weighed">'
+        f'</progress><span class="numbers">{len(job.readings):,} readings, {done:,} of them weighed without the prompt …'
+        "</span></div>"
     )
 
 
@@ -89,43 +125,185 @@ def heading(job: Job) -> str:
     )
 
 
-def table(job: Job, position: int, show_all: bool = False, opens: bool = True) -> str:
-    """Return a table with a row per layer and, for each component, a column per method.
+class Column(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+        component: whose vectors stand in it.
+        kind: its class.
+        head: over it, as markup.
+        draw: (cell, its readings so far) -> the cell as markup.
+    """
+
+    component: str
+    kind: str
+    head: str
+    draw: Callable[[Cell, Sequence[Try]], str]
+
+
+def table(job: Job, position: int, choice: str = BLIND.adjective, show_all: bool = False, opens: bool = True) -> str:
+    """Return a table with a row per layer: one reading of each vector.
 
     Args:
         position: of the token.
-        show_all: all readings that a method chooses among, not the best alone.
+        choice: by what that reading is chosen (`words.methods.CHOICES`): "blind", a column per component; or
+            "similarity", for each component a column per method.
+        show_all: with "similarity", all readings that a method chooses among, not the best alone.
         opens: whether a reading is a button that opens its ladder.
     """
     cells = cells_of(job, position)
     items = [item for item in job.items if item.position == position]
     components, layers = (dict.fromkeys(values) for values in zip(*((item.component, item.layer) for item in items)))
-    methods = tries_per_method(job)
+    is_blind = CHOICES[choice][0] is BLIND
+    columns = [
+        column
+        for name in components
+        for column in (_blind_columns(job, name, opens) if is_blind else _similar_columns(job, name, show_all, opens))
+    ]
+    each = len(columns) // len(components)
     above = "".join(
-        f'<th colspan="{len(methods)}" scope="colgroup" title="{escape(COMPONENTS[name].meaning)}">{symbol(name)}</th>'
+        f'<th colspan="{each}" scope="colgroup" title="{escape(COMPONENTS[name].meaning)}">{symbol(name)}</th>'
         for name in components
     )
-    below = "".join(
-        f'<th scope="col" class="{method.adjective}">{_column(method, tries, show_all)}</th>'
-        for _ in components
-        for method, tries in methods
-    )
+    below = "".join(f'<th scope="col" class="{column.kind}">{column.head}</th>' for column in columns)
     body = []
     for layer in layers:
-        row = [
-            _cell(job, cell, chosen_by(method, cells.get(cell, [])), method, show_all, opens)
-            for cell in (Cell(component, layer, position) for component in components)
-            for method, _ in methods
-        ]
+        row = [column.draw(at, cells.get(at, [])) for column in columns for at in [Cell(column.component, layer, position)]]
         body.append(f'<tr><th scope="row"><span class="word">layer </span>{layer}</th>{"".join(row)}</tr>')
     what = f"Readings of the token {quoted(job.tokens[position])}, patched {into(job.settings.target_layer)}."
+    note = _how_chosen(job) if is_blind else ""
+    below_it = f"{_blind_counts(job, cells)}{_blind_legend(job)}" if is_blind else f"{counts(job, cells)}{_legend(job.settings.threshold)}"
     return (
-        f'<p class="caption">{what} {"A click on a reading opens its ladder of amplifiers." if opens else ""}</p>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="readings"><table class="readings" '
+        f'<p class="caption">{what} {note} {"A click on a reading opens its ladder of amplifiers." if opens else ""}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="readings"><table class="readings {choice}" '
         f'aria-label="{what}"><thead><tr><th rowspan="2" scope="col">layer</th>{above}</tr>'
-        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f"{counts(job, cells)}{_legend(job.settings.threshold)}"
+        f"<tr>{below}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{below_it}"
     )
+
+
+# Chosen without the prompt
+
+
+def _blind_columns(job: Job, component: str, opens: bool) -> list[Column]:
+    tries = readings_per_vector(job)
+    head = f"one of {tries}" if tries > 1 else "the only one"
+    return [Column(component, BLIND.adjective, head, lambda cell, tries: _blind_cell(job, cell, tries, opens))]
+
+
+def _how_chosen(job: Job) -> str:
+    """Say how the blind reading is chosen, or why it isn't yet."""
+    if job.unweighed:
+        return f"They could not be weighed: {escape(job.unweighed)} So of each vector the one that began most surely."
+    if not job.weighed:
+        why = "weighing was stopped" if job.is_over else "how far each can be believed follows when all are read and weighed …"
+        return f"For now, of each vector the one that began most surely: {why}"
+    if readings_per_vector(job) == 1:
+        return "One of each vector: with a single amplifier there is nothing to choose among."
+    fitted = job.calibration.fitted if job.calibration else {}
+    asked = list(dict.fromkeys(item.component for item in job.items))
+    ways = [
+        (by, [plural(name) for name in asked if (name in fitted) == is_fitted])
+        for by, is_fitted in (("the most likely right", True), ("the best mean rank", False))
+    ]
+    by = [(way, names) for way, names in ways if names]
+    said = by[0][0] if len(by) == 1 else "; ".join(f"of {' and '.join(names)}, {way}" for way, names in by)
+    return f"One of each vector, chosen without the prompt, by what the model itself tells: {said}."
+
+
+def _blind_cell(job: Job, cell: Cell, tries: Sequence[Try], opens: bool) -> str:
+    if not tries:
+        return f'<td class="{BLIND.adjective} empty">{"not read" if job.is_over else "…"}</td>'
+    one = blind_of(tries)
+    kind, worth = _worth(one.weighed, among=len(tries))
+    reading = (
+        f'<span class="reading">{_text(job, one.scored)}<span class="numbers">{worth}'
+        f"{' · ' if worth else ''}α {one.amplifier:g}</span></span>"
+    )
+    start = f'<td class="{BLIND.adjective} {kind}" style="--shade:{_trust(one.weighed):.2f}">'
+    if not opens:
+        return f"{start}<div>{reading}</div></td>"
+    label = (
+        f"layer {cell.layer}, {COMPONENTS[cell.component].symbol}, amplifier {one.amplifier:g}: "
+        f"{one.scored.reading.result or 'nothing'}; {worth or 'not weighed yet'}. Open its ladder"
+    )
+    return (
+        f'{start}<button type="button" data-cell="{cell}" data-focus="{BLIND.adjective} {cell}" '
+        f'aria-label="{escape(label)}">{reading}</button></td>'
+    )
+
+
+KINDS = {SURE: "believed", NOTHING: "nothing", UNCALIBRATED: "uncalibrated"}  # verdict -> class of a cell
+
+
+def _worth(weighed: Weighed | None, among: int) -> tuple[str, str]:
+    """Return the class of the blind reading of a vector, and what it is worth, in words; "" while that isn't known.
+
+    Args:
+        among: how many readings the vector has.
+    """
+    if weighed is None or not weighed.chosen:
+        return "waiting", ""
+    sure = "" if np.isnan(weighed.confidence) else percent(weighed.confidence)
+    if weighed.verdict == SURE:
+        words = sure
+    elif weighed.verdict == NOTHING:
+        words = f"{NOTHING}{f' · {sure}' if sure else ''}"
+    else:
+        words = UNCALIBRATED + ("" if among == 1 or np.isnan(weighed.mean_rank) else f" · rank {weighed.mean_rank:.2f}")
+    return KINDS[weighed.verdict], words
+
+
+def percent(share: float) -> str:
+    """Say a probability; not more surely than its two digits."""
+    return f"{min(max(round(100 * share), 1), 99)} %"
+
+
+def _trust(weighed: Weighed | None) -> float:
+    """Return how strongly a cell is shaded: by its probability, if it is believed."""
+    return weighed.confidence if weighed and weighed.verdict == SURE else 0.0
+
+
+def _blind_counts(job: Job, cells: Cells) -> str:
+    """Return how many vectors have a reading to believe, and how many of the chosen are similar to the prompt."""
+    chosen = [one.weighed.verdict for tries in cells.values() for one in [blind_of(tries)] if one.weighed]
+    if not chosen:
+        return ""
+    said = {SURE: "believed", NOTHING: "without a reading to believe", UNCALIBRATED: UNCALIBRATED}
+    verdicts = ", ".join(f"{chosen.count(name):,} {words}" for name, words in said.items() if name in chosen)
+    return f'<p class="counts">Of {len(chosen):,} vectors {verdicts}. {_counted([count_blind(job, cells)], job)}</p>'
+
+
+def _blind_legend(job: Job) -> str:
+    parts = []
+    if job.calibration:
+        about, fitted = job.calibration.about, " and ".join(
+            f"{plural(name)} {into(str(EVALUATED[name]))}" if name in EVALUATED else plural(name) for name in job.calibration.fitted
+        )
+        parts.append(
+            f"<span><b>71 %</b> the probability that the reading describes its vector, fitted on {about['entities']} "
+            f"entities, on {fitted}; below {percent(BELIEVED)}: no reading to believe</span>"
+        )
+    if job.weighed and len(job.calibration.fitted if job.calibration else ()) < len({item.component for item in job.items}):
+        parts.append(
+            "<span><b>uncalibrated</b> nothing was fitted for it; rank: the mean rank among the vector's readings, by how "
+            "sure the model was, how much surer than without the vector, and how like the vector it is read back in; 1 is "
+            "the best</span>"
+        )
+    parts.append("<span><mark>word</mark> repeats the prompt</span>")
+    return f'<p class="legend">{"".join(parts)}</p>'
+
+
+# Chosen by similarity to the prompt
+
+
+def _similar_columns(job: Job, component: str, show_all: bool, opens: bool) -> list[Column]:
+    def draw(method: Method) -> Callable[[Cell, Sequence[Try]], str]:
+        return lambda cell, tries: _cell(job, cell, chosen_by(method, tries), method, show_all, opens)
+
+    return [
+        Column(component, method.adjective, _column(method, tries, show_all), draw(method))
+        for method, tries in tries_per_method(job)
+    ]
 
 
 def _column(method: Method, tries: int, show_all: bool) -> str:
@@ -136,18 +314,20 @@ def _column(method: Method, tries: int, show_all: bool) -> str:
 
 def counts(job: Job, cells: Cells) -> str:
     """Return how many vectors have a similar reading, beside the same count against the other prompts."""
-    parts, others = [], 0
-    for method, total, similar, by_chance in count_similar(job, cells):
+    found = count_similar(job, cells)
+    return f'<p class="counts">{_counted(found, job)}</p>' if found else ""
+
+
+def _counted(found: Sequence[Count], job: Job) -> str:
+    parts = []
+    for method, total, similar, by_chance in found:
         low, high = band(by_chance)
         parts.append(
             f"{similar:,} of {total:,} {method.adjective} (by chance {by_chance.mean():.1f}, {low:.0f} to {high:.0f})"
         )
-        others = len(by_chance)
-    if not parts:
-        return ""
     return (
-        f'<p class="counts">Vectors with a reading above {job.settings.threshold:g}: {"; ".join(parts)}. '
-        f"Chance: the same readings compared with the paper's other {others} prompts.</p>"
+        f"Vectors with a reading above {job.settings.threshold:g}: {'; '.join(parts)}. "
+        f"Chance: the same readings compared with the paper's other {len(found[0].by_chance)} prompts."
     )
 
 
@@ -159,7 +339,7 @@ def _cell(job: Job, cell: Cell, tries: Sequence[Try], method: Method, show_all: 
         f'<span class="reading{" best" if show_all and len(tries) > 1 and scored is best.scored else ""}">'
         f'{_text(job, scored)}<span class="numbers">{"" if method is PLAIN else f"α {amplifier:g} · "}{_score(scored)}'
         "</span></span>"
-        for amplifier, scored, _ in tries
+        for amplifier, scored in ((one.amplifier, one.scored) for one in tries)
         if show_all or scored is best.scored
     )
     start = f'<td class="{method.adjective} {best.mark}" style="--shade:{_shade(best.scored)}">'
@@ -187,21 +367,47 @@ def ladder(job: Job, cell: Cell, tries: Sequence[Try] = ()) -> str:
     tries = tries or cells_of(job, cell.position).get(cell)
     if not tries:
         return ""
+    shown_by = {similar_of(tries).id: [SIMILAR_TAG]}
+    if job.weighed:
+        shown_by.setdefault(blind_of(tries).id, []).insert(0, BLIND_TAG)
+    has_fit = any(one.weighed and not np.isnan(one.weighed.confidence) for one in tries)
     rows = "".join(
-        f'<tr><th scope="row">{amplifier:g}</th><td class="numbers">{scored.reading.rho:.2g}</td>'
-        f'<td class="whole">{_text(job, scored, whole=True)}</td><td class="numbers">{_score(scored)}</td>'
-        f"<td>{_scale(scored.score, range_of_best(scored.chance[None]), job.settings.threshold)}</td></tr>"
-        for amplifier, scored, _ in tries
+        f'<tr{" class=chosen" if one.id in shown_by else ""}><th scope="row">{one.amplifier:g}</th>'
+        f'<td class="numbers">{one.scored.reading.rho:.2g}</td>'
+        f'<td class="whole">{_text(job, one.scored, whole=True)}{"".join(shown_by.get(one.id, []))}</td>'
+        f'<td class="numbers">{_own_worth(one.weighed, has_fit)}</td><td class="numbers">{_score(one.scored)}</td>'
+        f"<td>{_scale(one.scored.score, range_of_best(one.scored.chance[None]), job.settings.threshold)}</td></tr>"
+        for one in tries
     )
+    worth = ("right", "the probability that it describes the vector") if has_fit else ("rank", "mean rank; 1 is the best")
     return (
         f'<section class="ladder" aria-label="ladder"><h3>{symbol(cell.component)}, layer {cell.layer}, '
-        f"token {quoted(job.tokens[cell.position])}</h3>{_verdict(job, chosen_by(AMPLIFIED, tries))}"
+        f"token {quoted(job.tokens[cell.position])}</h3>{_blind_verdict(job, tries)}{_verdict(job, chosen_by(AMPLIFIED, tries))}"
         '<div class="scroll" tabindex="0" role="region" aria-label="ladder of amplifiers"><table><thead><tr>'
         '<th scope="col">α</th><th scope="col" title="length beside the placeholder\'s own hidden state">ρ</th>'
-        '<th scope="col">what the model writes</th><th scope="col">score</th>'
+        f'<th scope="col">what the model writes</th><th scope="col" title="{worth[1]}">{worth[0]}</th>'
+        '<th scope="col" title="similarity to the prompt">score</th>'
         f'<th scope="col">−0.2 to 1; grey: the paper\'s other {len(tries[0].scored.chance)} prompts</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
+
+
+BLIND_TAG, SIMILAR_TAG = (
+    f' <span class="tag {method.adjective}">{words}</span>' for method, words in CHOICES.values()
+)
+
+
+def _own_worth(weighed: Weighed | None, has_fit: bool) -> str:
+    number = weighed and (weighed.confidence if has_fit else weighed.mean_rank)
+    if number is None or np.isnan(number):
+        return "–"
+    return percent(number) if has_fit else f"{number:.2f}"
+
+
+def _blind_verdict(job: Job, tries: Sequence[Try]) -> str:
+    one = blind_of(tries)
+    _, worth = _worth(one.weighed, among=len(tries))
+    return f"<p>Chosen without the prompt: α = {one.amplifier:g}, <b>{worth}</b>.</p>" if worth else ""
 
 
 def _verdict(job: Job, amplified: Sequence[Try]) -> str:
@@ -211,7 +417,7 @@ def _verdict(job: Job, amplified: Sequence[Try]) -> str:
     which = f"the best of {best.tries}" if best.tries > 1 else "the reading"
     low, high = best.chance
     return (
-        f"<p>Amplified, {which} scores {_score(best.scored)} (α = {best.amplifier:g}); against the other prompts "
+        f"<p>By similarity to the prompt: amplified, {which} scores {_score(best.scored)} (α = {best.amplifier:g}); against the other prompts "
         f"{which} scores {low:.2f} to {high:.2f} (95 % of them): <b>{best.in_words}</b>.</p>"
     )
 

@@ -72,11 +72,12 @@ def stored_beside(settings: Record) -> Path:
     return in_repository(settings.results[0]).parent if settings.results else folder_of(settings)
 
 
-def with_confidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def with_confidence(rows: pd.DataFrame, *folders: Path) -> pd.DataFrame:
     """Return rows with what the model told of them, and how likely each is right, by `how_sure` of a folder of results.
 
     Args:
         rows: of prompts that the confidence was not fitted on; probabilities that they have already stay.
+        folders: the first that knows of some of the rows is taken.
 
     Returns:
         Rows with the columns of `evidence.EVIDENCE`, and `confidence` if there is a fit; NaN where nothing is known.
@@ -84,12 +85,20 @@ def with_confidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
     from ..judging.confidence import FILE, Confidence
     from ..runs.evidence import with_evidence
 
-    told, confidence = with_evidence(rows, folder), Confidence.load(folder / FILE)
-    if not confidence:
-        return told
-    sure = confidence.of(told)
-    told["confidence"] = told["confidence"].fillna(sure) if "confidence" in told else sure
+    told = rows
+    for folder in dict.fromkeys(folders):
+        told, confidence = with_evidence(rows, folder), Confidence.load(folder / FILE)
+        if confidence:
+            sure = confidence.of(told)
+            told["confidence"] = told["confidence"].fillna(sure) if "confidence" in told else sure
+            if sure.notna().any():
+                break
     return told
+
+
+def fitted_folders(settings: Record) -> tuple[Path, Path]:
+    """Return where `how_sure` may have been run: beside the rows, or before, for the same model."""
+    return stored_beside(settings), results_folder(settings.model, **settings.source_options.changed)
 
 
 def chosen_blind(rows: pd.DataFrame, judge: Judge) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -100,23 +109,28 @@ def chosen_blind(rows: pd.DataFrame, judge: Judge) -> tuple[pd.DataFrame, dict[s
 
     Returns:
         The rows with the column `words.methods.CHOSEN_BLIND`, bool; component -> the criterion, "" where there is a
-        single reading of each vector.
+        single reading of each vector. A confidence that isn't known of every reading that says something is not used.
     """
+    import pandas as pd
+
     from ..judging.criteria import choose, criteria_of
+    from ..judging.score import first_items
 
     seen = rows if "status" in rows else rows.assign(status="ok")
     of_all = {criterion: choose(seen, criterion, judge) for criterion in BLIND_FIRST if criterion in criteria_of(seen)}
+    says = (seen["status"] == "ok") & (pd.Series(first_items(seen), seen.index) != "")
     criteria, marked = {}, rows.assign(**{CHOSEN_BLIND: False})
     for component in rows["component"].unique():
-        own = rows["component"] == component
-        usable = {
-            criterion: chosen
-            for criterion, chosen in of_all.items()
-            if chosen.loc[chosen["component"] == component, criterion].notna().any()
-        }
-        criterion = next(iter(usable), "")
-        criteria[component] = criterion
-        marked.loc[usable[criterion].index.intersection(rows.index[own]) if criterion else own, CHOSEN_BLIND] = True
+        own, criteria[component] = rows["component"] == component, ""
+        for criterion, chosen in of_all.items():
+            part = chosen[chosen["component"] == component]
+            has_gaps = criterion == "confidence" and (own & says & seen[criterion].isna()).any()
+            if part[criterion].notna().any() and not has_gaps:
+                criteria[component] = criterion
+                marked.loc[part.index, CHOSEN_BLIND] = True
+                break
+        else:
+            marked.loc[own, CHOSEN_BLIND] = True
     return marked, criteria
 
 

@@ -12,7 +12,7 @@ from ..words.methods import AMPLIFIED, BLIND, CHOICES, METHODS, PLAIN, Method
 from ..words.plans import Plan
 from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Choice, Cosine, FilePath, FilePaths, Form, StoredSettings, setting
-from ._evaluated import FILES, chosen_blind, folder_of, stored_beside, with_confidence
+from ._evaluated import FILES, chosen_blind, fitted_folders, folder_of, with_confidence
 from ._publish import publish
 from ._sentences import best_of, interpreted
 
@@ -133,7 +133,7 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
     from ..judging.judge import Judge
 
     models, judge = rows.attrs["models"], Judge(settings.judge, settings.threshold)
-    rows, criteria = chosen_blind(with_confidence(rows, stored_beside(settings)), judge)
+    rows, criteria = chosen_blind(with_confidence(rows, *fitted_folders(settings)), judge)
     others, categories, methods = read_prompts(OTHERS), read_categories(settings.prompts), (*METHODS.values(), BLIND)
     counts = counts_by_rule(rows, judge, gold(settings), others, categories, methods)
     return Found(", ".join(models) or settings.model, models, list(counts[0]["judged by"].unique()), criteria, *counts)

@@ -60,11 +60,12 @@ class Witness:
         self.target_prompt, self._replaced = self._prompt.target_prompt, self._prompt.placeholder_states
         self._unpatched: dict[str, float] = {}  # text -> its log-probability when nothing is patched
 
-    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def of(self, rows: pd.DataFrame, sources: CapturedPrompts | None = None) -> pd.DataFrame:
         """Return the evidence of some rows.
 
         Args:
             rows: in the row schema, of this model and target prompt.
+            sources: activations of their prompts, where they are at hand.
 
         Returns:
             The columns of EVIDENCE, with the rows' index; NaN where there is no reading, or no such number.
@@ -84,7 +85,7 @@ class Witness:
         items = [
             Item(**{field: row[name] for name, field in ITEM_COLUMNS.items()}) for row in rows.to_dict("records")
         ]
-        sources = CapturedPrompts(self.lm, list(dict.fromkeys(rows["source prompt"])))
+        sources = sources or CapturedPrompts(self.lm, list(dict.fromkeys(rows["source prompt"])))
         plain, amplified = [], []
         for prompt, of in groupby(items, lambda item: item.source_prompt):  # one prompt's activations are in memory
             some, at = list(of), sources[prompt]

@@ -15,6 +15,7 @@ from ..judging.criteria import criterion_values
 from ..judging.evidence import EVIDENCE, Witness
 from ..models.load import LanguageModel
 from ..words.files import in_repository, results_folder
+from ..words.methods import CHOSEN_BLIND
 from ..words.prompts import OUR_PROMPTS, read_prompts
 from . import ledger
 from .loop import stops
@@ -102,15 +103,41 @@ def believe(lm: LanguageModel, rows: pd.DataFrame, references: Sequence[str] = (
     """
     told = Witness(lm, references or read_prompts(OUR_PROMPTS)).of(rows)
     rows = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
+    weighed = weigh(rows, confidence_for(lm))
+    chosen = weighed.pop(CHOSEN_BLIND)
+    return rows[chosen].assign(**weighed[chosen])
+
+
+def confidence_for(lm: LanguageModel) -> Confidence | None:
+    """Return what `how_sure` has fitted for a model; None if it wasn't run on this very one.
+
+    Raises:
+        InputError: as `Confidence.load`.
+    """
     known = Confidence.load(results_folder(lm.slug) / CONFIDENCE)
-    fits = known is not None and known.model["fingerprint"] == lm.fingerprint
-    sure = known.of(rows) if fits else pd.Series(np.nan, rows.index)
+    return known if known and known.model["fingerprint"] == lm.fingerprint else None
+
+
+def weigh(rows: pd.DataFrame, known: Confidence | None) -> pd.DataFrame:
+    """Tell from the evidence of readings how likely each is right, and which one of each vector is chosen.
+
+    Args:
+        rows: in the row schema, with the columns of EVIDENCE.
+        known: what was fitted for their model and target prompt; None if nothing was.
+
+    Returns:
+        With the rows' index: `confidence` (NaN without a fit), `mean_rank` (among the readings of the vector, 1 is the
+        best), CHOSEN_BLIND, and `verdict`, one of VERDICTS for those that are chosen, "" for the others. The most
+        likely one is chosen; without a fit for a component, the one with the best mean rank.
+    """
+    sure = known.of(rows) if known else pd.Series(np.nan, rows.index)
     has_evidence = rows[list(EVIDENCE)].notna().any(axis=None)
     ranks = criterion_values(rows, "mean_rank") if has_evidence else pd.Series(np.nan, rows.index)
-    uncalibrated = ~rows["component"].isin(known.fitted if fits else ())
-    best = rows.loc[best_of(rows, sure.mask(uncalibrated, ranks))].assign(confidence=sure, mean_rank=ranks.round(3))
-    verdict = np.where(best["confidence"] >= BELIEVED, SURE, NOTHING)
-    return best.assign(verdict=np.where(uncalibrated[best.index], UNCALIBRATED, verdict))
+    uncalibrated = ~rows["component"].isin(known.fitted if known else ())
+    chosen = rows.index.isin(best_of(rows, sure.mask(uncalibrated, ranks)))
+    verdict = np.where(uncalibrated, UNCALIBRATED, np.where(sure >= BELIEVED, SURE, NOTHING))
+    found = {"confidence": sure, "mean_rank": ranks.round(3), CHOSEN_BLIND: chosen, "verdict": np.where(chosen, verdict, "")}
+    return pd.DataFrame(found, rows.index)
 
 
 def _head(readings: Readings, references: Sequence[str]) -> dict:

@@ -16,13 +16,14 @@ from .. import InputError
 from ..words.components import COMPONENTS
 from ..words.files import in_repository, json_of, write_atomically
 from ..words.plans import METHOD_VERSION, check_comparable
-from ..words.rows import PAPER_COLUMNS, SCHEMA
+from ..words.rows import PAPER_COLUMNS, SCHEMA, WEIGHED
 from ..words.target import TargetPrompt
 
 FIRST_ITEM = "first item"  # a column that rows in memory have, and no CSV
 AMPLIFIER = "amplification value"
 DTYPES = {"text": "str", "int": "int64", "number": "float64", "float": "float64"}  # of a column's type
 COLUMN_DTYPES = {column.name: DTYPES[column.type] for column in SCHEMA} | {"seed": "Int64"}  # which may be empty
+READ_DTYPES = COLUMN_DTYPES | {column.name: DTYPES[column.type] for column in WEIGHED}  # which a file may have, too
 OF_FILE = ("rows", "status", "csv")  # what the JSON says about its CSV; the rest is in the rows' `.attrs`
 
 
@@ -93,12 +94,12 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
         raise InputError("results", str(path), "no such file")
     content = file.read_bytes()
     digest = digest_of(content)
-    may_be_empty = [name for name, dtype in COLUMN_DTYPES.items() if dtype in ("float64", "Int64")]
+    may_be_empty = [name for name, dtype in READ_DTYPES.items() if dtype in ("float64", "Int64")]
     try:
         rows = pd.read_csv(
             io.BytesIO(gzip.decompress(content) if file.suffix == ".gz" else content),
             keep_default_na=False, na_values={name: [""] for name in may_be_empty if name != AMPLIFIER},
-            dtype={name: dtype for name, dtype in COLUMN_DTYPES.items() if dtype in ("str", "Int64")},
+            dtype={name: dtype for name, dtype in READ_DTYPES.items() if dtype in ("str", "Int64")},
         )  # fmt: skip
     except (ValueError, EOFError, OSError, zlib.error, pd.errors.ParserError) as error:
         raise InputError("results", str(path), f"not a CSV file ({error})") from error

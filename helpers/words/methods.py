@@ -42,7 +42,7 @@ METHODS = {
 PLAIN, AMPLIFIED = METHODS["Patchscopes"], METHODS["Superscopes"]
 CHOSEN_BLIND = "chosen blind"  # a column of rows in memory: whether a reading is the one of its vector
 BLIND = Method(  # whose rows say what was chosen; the others' say what there is to choose from
-    "Superscopes, blind", "Superscopes (one reading, chosen blind)", "blind", "#009E73", "D",
+    "Chosen blind", "Superscopes (one reading, chosen blind)", "blind", "#009E73", "D",
     lambda rows: rows[CHOSEN_BLIND].astype(bool),
 )  # fmt: skip
 CHOICES = {  # by what a reading of a vector is chosen -> the method, in words

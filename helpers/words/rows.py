@@ -125,9 +125,16 @@ SCHEMA = (
     Column("message", "message", "text", 0, "why it is not ok"),
     Column("id", "id", "text", 0, "a hash of everything that can change the result"),
 )
+WEIGHED = (  # behind these, where readings were weighed without their prompt; tables of runs are without them
+    Column("mean_rank", "", "float", 3, "mean rank among the vector's readings, by what the model tells of each; 1 is best"),
+    Column("confidence", "", "float", 3, "probability that it describes its vector; empty where nothing was calibrated"),
+    Column("verdict", "", "text", 0, "of the one chosen blind: believed, no reading to believe, or uncalibrated"),
+    Column("chosen", "", "text", 0, "by what it is chosen of its vector's readings: blind, similarity, or both"),
+)
 ROW_COLUMNS = tuple(column.name for column in SCHEMA)
+WEIGHED_COLUMNS = tuple(column.name for column in WEIGHED)
 PAPER_COLUMNS = ROW_COLUMNS[:5]  # the paper's, under its names and in its order
 ITEM_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Item._fields}
 READING_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Reading._fields}
 SCORE_COLUMNS = tuple(column.name for column in SCHEMA if not column.field)
-DIGITS = {column.name: column.digits for column in SCHEMA if column.type == "float"}
+DIGITS = {column.name: column.digits for column in (*SCHEMA, *WEIGHED) if column.type == "float"}

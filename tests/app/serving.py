@@ -2,10 +2,13 @@
 
 import time
 
+import pandas as pd
+
 from helpers.app import view
 from helpers.app.desk import Desk
 from helpers.app.jobs import Job, Request
 from helpers.app.settings import PageSettings
+from helpers.words.rows import WEIGHED_COLUMNS
 
 PROMPT = "Diana, Princess of Wales"
 
@@ -18,6 +21,11 @@ def usual_settings(folder) -> PageSettings:
 def served(desk: Desk, settings: PageSettings) -> Job:
     """Submit a request, and return it when it is over."""
     return over(desk, desk.submit(settings))
+
+
+def as_read(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a request's rows without what weighing has added: those of a sweep."""
+    return rows.drop(columns=list(WEIGHED_COLUMNS))
 
 
 def over(desk: Desk, job: Request) -> Request:

@@ -9,9 +9,9 @@ import weakref
 
 import pandas as pd
 import pytest
-from serving import PROMPT, over, served, usual_settings
+from serving import PROMPT, as_read, over, served, usual_settings
 
-from helpers import InputError, label, sweep
+from helpers import InputError, believe, label, sweep
 from helpers.app import view
 from helpers.app.answers import answer
 from helpers.app.desk import SHARE, Desk
@@ -52,7 +52,7 @@ def test_the_csv_is_the_one_of_a_sweep(desk, usual, tiny, tmp_path):
         tiny, PROMPT, ("mlp_output", "hidden_state"), "0-2", (1, 3, 9), token=[2, -1], target_layer="same",
         max_new_tokens=7,
     )  # fmt: skip
-    save_results(job.rows, tmp_path / "app.csv")
+    save_results(as_read(job.rows), tmp_path / "app.csv")
     save_results(rows, tmp_path / "sweep.csv")
     assert (tmp_path / "app.csv").read_bytes() == (tmp_path / "sweep.csv").read_bytes()
     about, other = (json.loads((tmp_path / name).read_text()) for name in ("app.json", "sweep.json"))
@@ -70,7 +70,7 @@ def test_the_python_lines_give_the_same_rows(desk, usual):
     job = served(desk, settings)
     made = {}
     exec(settings.python(desk.card(settings.model), desk.dtype), made)
-    pd.testing.assert_frame_equal(made["rows"], job.rows)
+    pd.testing.assert_frame_equal(made["rows"], as_read(job.rows))
     assert made["rows"].attrs["plan"] == json.loads(json.dumps(job.rows.attrs["plan"]))
 
 
@@ -83,7 +83,7 @@ def test_what_a_run_has_read_is_not_read_again(tiny_folder, usual, tmp_path, req
     request.addfinalizer(desk.close)
     job = served(desk, usual.replace(components=("hidden_state",), layers="0-1"))
     assert (job.state, job.known, job.read) == ("done", 6, 0)
-    pd.testing.assert_frame_equal(job.rows, rows, check_exact=True)
+    pd.testing.assert_frame_equal(as_read(job.rows), rows, check_exact=True)
 
 
 def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
@@ -95,7 +95,7 @@ def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
     assert (longer.known, longer.read, len(longer.readings)) == (81, 162 - 48, 162)  # the first batch was all known
     components = ("pre_mlp_residual", "mlp_output", "hidden_state")
     whole = sweep(tiny, PROMPT, components, "all", (1.5, 4, 8), token=[*range(6)])
-    pd.testing.assert_frame_equal(longer.rows, whole)
+    pd.testing.assert_frame_equal(as_read(longer.rows), whole)
 
 
 def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny):
@@ -110,7 +110,7 @@ def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny
     assert "Stopped after" in view.status(desk, job)
     rest = served(desk, settings)
     assert rest.state == "done" and rest.read < len(rest.items) == len(rest.rows)
-    pd.testing.assert_frame_equal(rest.rows, sweep(tiny, rest.plan))
+    pd.testing.assert_frame_equal(as_read(rest.rows), sweep(tiny, rest.plan))
 
 
 def test_requests_are_served_in_turn_and_do_not_mix(desk, usual, held):
@@ -185,7 +185,7 @@ def test_a_small_request_is_done_while_a_large_one_before_it_is_read(desk, usual
         time.sleep(0.005)
     small = over(desk, desk.submit(usual.replace(amplifiers="77", prompt="Kill Bill")))
     assert small.state == "done" and not large.is_over and len(large.readings) < len(large.items) / 2
-    pd.testing.assert_frame_equal(over(desk, large).rows, sweep(tiny, large.plan))
+    pd.testing.assert_frame_equal(as_read(over(desk, large).rows), sweep(tiny, large.plan))
 
 
 def test_a_stop_does_not_wait_for_a_batch(desk, usual, monkeypatch):
@@ -244,6 +244,102 @@ def test_what_is_kept_is_bounded(desk, usual, monkeypatch):
         new = served(desk, usual.replace(amplifiers=f"1, 5{i}"))
     assert desk.find(old.id) is None and desk.find(new.id) is new and desk.find("nonsense") is None
     assert old.id in forgotten
+
+
+# Weighed without the prompt
+
+
+def blind(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["chosen"].str.contains("blind")]
+
+
+def test_the_blind_reading_is_the_one_of_python(desk, usual, tiny):
+    job = served(desk, usual)
+    best = believe(tiny, sweep(tiny, job.plan))
+    chosen = blind(job.rows)
+    assert chosen["id"].tolist() == best["id"].tolist() and len(chosen) == 9
+    assert chosen["mean_rank"].tolist() == best["mean_rank"].tolist() and chosen["confidence"].isna().all()
+    assert set(chosen["verdict"]) == {"uncalibrated"} and set(job.rows["verdict"]) == {"uncalibrated", ""}
+    assert job.rows.attrs["weighed"] == {"references": "data/prompts.csv", "calibration": None}
+    amplified = job.rows[job.rows["amplification value"] != 1].groupby(["component", "layer"])["score"].idxmax()
+    similar = job.rows.index[job.rows["chosen"].str.contains("similarity")]
+    assert sorted(similar) == sorted(amplified), "the paper's choice: the most similar of the amplified ones"
+    made = {}
+    exec(job.settings.python(desk.card(job.settings.model), desk.dtype), made)
+    assert made["chosen"]["id"].tolist() == chosen["id"].tolist()
+
+
+def test_probabilities_are_those_of_python_where_something_was_fitted(usual, lm):
+    desk = Desk(DEFAULT_MODEL).open()
+    asked = usual.replace(
+        model=DEFAULT_MODEL, components=("mlp_output", "hidden_state", "attention_output"), layers="2,5",
+        amplifiers="1, 2", target_layer="0",
+    )  # fmt: skip
+    try:
+        job = served(desk, asked)
+        other = served(desk, asked.replace(target_prompt="Oslo: Capital of Norway, Titanic: ship, {x}", layers="2"))
+    finally:
+        desk.close()
+    best, chosen = believe(lm, sweep(lm, job.plan)), blind(job.rows)
+    assert chosen["id"].tolist() == best["id"].tolist() and chosen["verdict"].tolist() == best["verdict"].tolist()
+    pd.testing.assert_series_equal(chosen["confidence"], best["confidence"], atol=2e-3, rtol=0)
+    assert (chosen["confidence"].isna() == (chosen["component"] == "attention_output")).all()
+    page = view.table(job, 5)
+    assert "no reading to believe · " in page and "uncalibrated · rank" in page and "fitted on 250 entities" in page
+    assert set(blind(other.rows)["verdict"]) == {"uncalibrated"}, "nothing was fitted for another target prompt"
+    assert "fitted on 250" not in view.table(other, 5)
+
+
+def test_a_stop_while_weighing_keeps_what_was_read(desk, usual, monkeypatch):
+    from helpers.app.weighing import Weigher
+
+    evidence = Weigher.evidence
+
+    def stop_after_a_part(self, *given):
+        for part in evidence(self, *given):
+            desk.stop(job)
+            yield part
+
+    monkeypatch.setattr("helpers.app.weighing.PART", 5)
+    monkeypatch.setattr(Weigher, "evidence", stop_after_a_part)
+    asked = usual.replace(amplifiers="1.25, 3.25, 9.25")
+    job = desk.submit(asked)
+    over(desk, job)
+    assert job.state == "stopped" and len(job.rows) == len(job.items) and not job.weighed and len(job.evidence) == 5
+    assert "stopped before they were weighed" in view.status(desk, job)
+    assert "weighing was stopped" in view.table(job, 5) and set(job.rows["chosen"]) == {"", "similarity"}
+    monkeypatch.setattr(Weigher, "evidence", evidence)
+    again = served(desk, asked)
+    assert (again.state, again.read, len(again.weighed)) == ("done", 0, 27)
+
+
+def test_what_was_weighed_is_not_weighed_again(desk, usual, monkeypatch):
+    from helpers.judging.evidence import Witness
+
+    asked = usual.replace(amplifiers="1, 2.5, 9.5")
+    first = served(desk, asked)
+    monkeypatch.setattr(Witness, "of", lambda *_: pytest.fail("it is known"))
+    again = served(desk, asked)
+    assert again.weighed.keys() == first.weighed.keys() and again.rows["chosen"].tolist() == first.rows["chosen"].tolist()
+
+
+def test_readings_that_cannot_be_weighed_are_shown_and_kept(desk, usual, monkeypatch, capsys):
+    from helpers.judging.evidence import Witness
+
+    def fail(*_):
+        raise RuntimeError("the <i>scales</i> are broken")
+
+    monkeypatch.setattr(Witness, "of", fail)
+    job = served(desk, usual.replace(amplifiers="1, 4.5"))
+    page = view.table(job, 5)
+    assert job.state == "done" and len(job.rows) == 18 and job.rows["mean_rank"].isna().all()
+    assert "They could not be weighed: an error in this program" in page and "&lt;i&gt;scales" in page
+    assert "RuntimeError" in capsys.readouterr().err
+
+
+def test_with_a_single_amplifier_there_is_nothing_to_choose_among(desk, usual):
+    page = view.table(served(desk, usual.replace(amplifiers="3", components=("mlp_output",), layers="1")), 5)
+    assert "there is nothing to choose among" in page and "the only one" in page and "· rank" not in page
 
 
 def test_a_question_is_answered_as_in_python(desk, usual, tiny):

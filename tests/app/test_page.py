@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from browser import CHROMIUM, ask, browser, wait_until_over
 
-from helpers import label, sweep
+from helpers import believe, label, sweep
 from helpers.app.desk import Desk
 from helpers.app.server import Server
 
@@ -75,7 +75,7 @@ def test_type_choose_interpret_and_download(visit, tiny, tmp_path):
     page.locator("#tokens label").nth(3).click()
     ask(page, layers="0-2", amplifiers="1, 3")
     assert wait_until_over(page).startswith("24 readings")
-    assert page.locator("#table-a tbody tr").count() == 3 and page.locator("#table-a td button").count() == 12
+    assert page.locator("#table-a tbody tr").count() == 3 and page.locator("#table-a td button").count() == 6
 
     page.get_by_role("tab", name="Keep").click()
     with page.expect_download() as download:
@@ -108,11 +108,46 @@ def test_an_idle_page_asks_nothing(visit):
     assert not asked
 
 
+def by_similarity(page) -> None:
+    """Show what is chosen by similarity to the prompt: one click."""
+    page.locator("#choice-a label", has_text="chosen by similarity to the prompt").click()
+    page.wait_for_selector("#table-a table.similarity")
+
+
+def test_the_first_table_is_chosen_without_the_prompt_and_the_papers_is_one_click_away(visit, server, tiny):
+    page = visit()
+    ask(page, layers="0-2", amplifiers="1, 2, 3")
+    said = wait_until_over(page)
+    assert re.match(r"27 readings.*, weighed in \d", said)
+    rows = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "0-2", (1, 2, 3))
+    best = believe(tiny, rows).sort_values(["layer"], kind="stable")
+
+    def shown() -> list[str]:
+        return page.locator("#table-a td button").evaluate_all("all => all.map(one => one.ariaLabel)")
+
+    blind = shown()
+    assert len(blind) == 9 and not page.locator("#show-a").is_visible()
+    for label_, row in zip(blind, best.to_dict("records"), strict=True):
+        assert f"layer {row['layer']}, " in label_ and f"amplifier {row['amplification value']:g}: {row['result']}" in label_
+        assert f"uncalibrated · rank {row['mean_rank']:.2f}" in label_
+    assert "9 uncalibrated" in page.inner_text("#table-a .counts")
+    before = len(server.desk._jobs)
+    by_similarity(page)
+    assert len(shown()) == 18 and all("score" in one for one in shown()) and page.locator("#show-a").is_visible()
+    page.locator("#table-a td.amplified button").first.click()
+    page.wait_for_selector("#ladder-a .ladder")
+    assert page.locator("#ladder-a .tag.blind").count() == page.locator("#ladder-a .tag.amplified").count() == 1
+    page.locator("#choice-a label", has_text="chosen without the prompt").click()
+    page.wait_for_selector("#table-a table.blind")
+    assert shown() == blind and len(server.desk._jobs) == before and page.inner_text("#status-a .status").strip() == said
+
+
 @pytest.mark.slow
 def test_show_all_and_the_ladder(visit):
     page = visit()
     ask(page, layers="0-1", amplifiers="1, 2, 3")
     wait_until_over(page)
+    by_similarity(page)
     assert page.locator("#table-a td.amplified .reading").count() == 6
     page.get_by_text("all amplified").click()
     page.wait_for_function("document.querySelectorAll('#table-a td.amplified .reading').length == 12")
@@ -130,9 +165,9 @@ def test_what_is_it(visit, tiny):
     ask(page, layers="0-1", amplifiers="1, 2, 3")
     wait_until_over(page)
     assert not page.locator("#labels-a").is_visible()
-    page.locator("#table-a tbody tr").nth(1).locator("td.amplified button").nth(2).click()
+    page.locator("#table-a tbody tr").nth(1).locator("td button").nth(2).click()
     page.wait_for_selector("#labels-a")
-    best = re.search(r"α = (\S+)\)", page.inner_text("#ladder-a"))[1]
+    best = re.search(r"Chosen without the prompt: α = (\S+),", page.inner_text("#ladder-a"))[1]
     assert page.locator("#alpha-a input").input_value() == best
     field = page.locator("#labels-a").locator("textarea, input")
     assert field.get_attribute("placeholder") == "band, person, country, food"
@@ -159,7 +194,7 @@ def test_what_is_it(visit, tiny):
     page.click("#ask-a")
     page.wait_for_function("document.querySelector('#answer-a').innerText.includes('expected one number')")
 
-    page.locator("#table-a td.amplified button").nth(0).click()  # another vector: the answer is not about it
+    page.locator("#table-a td button").nth(0).click()  # another vector: the answer is not about it
     page.wait_for_function("!document.querySelector('#answer-a').innerText.trim()")
     assert page.locator("#labels-a").is_visible()
     ask(page, layers="0", amplifiers="1")
@@ -336,6 +371,7 @@ def test_prompts_and_readings_are_text(visit, server):
         id: scored._replace(reading=scored.reading._replace(result=evil + "${alert(3)}{{value}}"))
         for id, scored in job.readings.items()
     }
+    by_similarity(page)
     page.get_by_text("all amplified").click()
     page.wait_for_function("document.querySelector('#table-a').innerText.includes('${alert(3)}{{value}}')")
     page.locator("#table-a td button").first.click()
@@ -356,7 +392,7 @@ def test_keyboard_and_labels(visit):
     cell.focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    assert "layer 1, h_PreMLP, amplifier 2" in page.evaluate("document.activeElement.ariaLabel")
+    assert "layer 1, MLP output, amplifier" in page.evaluate("document.activeElement.ariaLabel")
     page.keyboard.press("Enter")
     page.wait_for_selector("#ladder-a .ladder")
     unnamed = page.evaluate(

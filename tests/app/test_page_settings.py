@@ -140,7 +140,8 @@ def test_braces_mark_the_placeholder(tiny, usual):
 
 def test_the_python_lines_say_what_was_typed(tiny, usual):
     lines = usual.replace(amplifiers="1:15:0.5", tokens=(0, 2)).python(tiny, "bfloat16")
-    assert lines.startswith("from helpers import load_model, sweep\n")
+    assert lines.startswith("from helpers import believe, load_model, sweep\n") and "\nchosen = believe(lm, rows)" in lines
+    assert "believe" not in usual.replace(target_prompt="Oslo: Capital of {Norway}, and").python(tiny, "bfloat16")
     for part in ("amplifiers='1:15:0.5'", "token=[0, 2]", "target_layer='same'", "dtype='bfloat16'", repr(PROMPT)):
         assert part in lines
 

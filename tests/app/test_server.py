@@ -25,12 +25,12 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from helpers import ROOT, InputError, label, sweep
+from helpers import ROOT, InputError, believe, label, sweep
 from helpers.app import logins
 from helpers.app.desk import Desk
 from helpers.app.guard import POLICY
 from helpers.app.server import Server, check_root_url, serve
-from helpers.words.rows import ROW_COLUMNS
+from helpers.words.rows import ROW_COLUMNS, WEIGHED_COLUMNS
 from helpers.words.settings import DEFAULT_MODEL
 
 pytestmark = pytest.mark.usefixtures("no_runs")
@@ -262,7 +262,12 @@ def test_programs_get_the_rows_of_a_sweep(server, tiny):
     assert client.predict(PROMPT, api_name="/tokens") == [*tiny.decoded_tokens(PROMPT)]
     rows = client.predict(PROMPT, layers="0-2", amplifiers="1:3:2", api_name="/interpret")
     wanted = sweep(tiny, PROMPT, ("pre_mlp_residual", "mlp_output", "hidden_state"), "0-2", "1:3:2")
-    assert rows == json.loads(wanted[list(ROW_COLUMNS)].to_json(orient="records"))
+    assert [list(row) for row in rows] == [[*ROW_COLUMNS, *WEIGHED_COLUMNS]] * len(rows)
+    as_read = [{name: row[name] for name in ROW_COLUMNS} for row in rows]
+    assert as_read == json.loads(wanted[list(ROW_COLUMNS)].to_json(orient="records"))
+    best = believe(tiny, wanted)
+    assert [row["id"] for row in rows if "blind" in row["chosen"]] == best["id"].tolist()
+    assert {row["confidence"] for row in rows} == {None} and {row["verdict"] for row in rows} == {"uncalibrated", ""}
     with pytest.raises(AppError, match="prompt=5: expected text"):
         client.predict(5, api_name="/interpret")
     with pytest.raises(AppError, match="layers=9: this model has layers 0–2"):

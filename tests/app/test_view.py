@@ -8,12 +8,13 @@ import pytest
 from serving import PROMPT, served, usual_settings
 
 from helpers.app import view
-from helpers.app.cells import Best, Cell, Try, cells_of, count_similar
+from helpers.app.cells import Best, Cell, Try, blind_of, cells_of, count_blind, count_similar, similar_of
 from helpers.app.desk import Desk
 from helpers.app.jobs import Job
 from helpers.app.report import report
 from helpers.app.scores import Scored
-from helpers.words.methods import AMPLIFIED, METHODS, PLAIN
+from helpers.app.weighing import UNWEIGHED, Weighed
+from helpers.words.methods import AMPLIFIED, CHOICES, METHODS, PLAIN
 from helpers.words.rows import Reading
 
 pytestmark = pytest.mark.usefixtures("no_runs")
@@ -52,7 +53,7 @@ def test_text_is_never_markup(desk, job):
     evil = '<script>alert(1)</script><img src=x onerror="alert(2)">${7*7}{{value}}'
     asked = served(desk, job.settings.replace(prompt=evil[:40], tokens=(-1,)))
     bad = with_readings(asked, result=evil)
-    pages = [view.table(bad, asked.positions[0]), view.heat_map(bad), view.heading(bad), report(bad, evil)]
+    pages = [view.table(bad, asked.positions[0], choice) for choice in CHOICES] + [view.heat_map(bad), view.heading(bad), report(bad, evil)]
     pages += [view.ladder(bad, cell) for cell in cells_of(bad)] + [view.error(evil)]
     for page in pages:
         assert "<script" not in page and "<img" not in page and 'onerror="' not in page
@@ -61,7 +62,7 @@ def test_text_is_never_markup(desk, job):
 
 def test_a_failed_reading_says_why(desk, job):
     bad = with_readings(job, np.nan, status="nonfinite", message="<b>too</b> large")
-    assert "&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5)
+    assert all("&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5, choice) for choice in CHOICES)
     assert f"{len(job.items)} failed" in view.status(desk, bad)
 
 
@@ -102,12 +103,57 @@ def test_counts_stand_beside_chance(job):
     assert "the paper's other 2 prompts" in words
 
 
+WORTH = [
+    (Weighed(0.71, 0.9, True, "believed"), "believed", "71 %"),
+    (Weighed(0.12, 0.9, True, "no reading to believe"), "nothing", "no reading to believe · 12 %"),
+    (Weighed(np.nan, 0.83, True, "uncalibrated"), "uncalibrated", "uncalibrated · rank 0.83"),
+    (Weighed(np.nan, np.nan, True, "no reading to believe"), "nothing", "no reading to believe"),
+    (Weighed(0.9999, 1.0, True, "believed"), "believed", "99 %"),
+]
+
+
+@pytest.mark.parametrize("worth, kind, words", WORTH)
+def test_the_first_table_shows_one_reading_of_each_vector_with_its_worth(job, worth, kind, words):
+    """The second of each vector's three; the most similar one is another."""
+    weighed = {item.id: worth if number % 3 == 1 else UNWEIGHED for number, item in enumerate(job.items)}
+    told = replace(job, weighed=weighed)
+    page = view.table(told, 5)
+    assert page.count(f'<td class="blind {kind}"') == 9 == page.count(f'<span class="numbers">{words} · α 3</span>')
+    assert "● " not in page and "best of" not in page, "nothing here has looked at the answer"
+    cell = Cell("mlp_output", 1, 5)
+    ladder = view.ladder(told, cell)
+    [blind] = [row for row in ladder.split("<tr") if "chosen without the prompt</span>" in row]
+    [similar] = [row for row in ladder.split("<tr") if "chosen by similarity to the prompt</span>" in row]
+    assert 'scope="row">3<' in blind and f"Chosen without the prompt: α = 3, <b>{words}</b>" in ladder
+    assert f'scope="row">{similar_of(cells_of(told)[cell]).amplifier:g}<' in similar
+
+
+def test_what_is_shown_until_all_are_weighed_is_what_began_most_surely(job):
+    for number, (cell, tries) in enumerate(cells_of(replace(job, weighed={})).items()):
+        surest = min(tries, key=lambda one: one.scored.reading.entropy)
+        assert blind_of(tries) is surest and number < 9, cell
+    page = view.table(replace(job, weighed={}, state="reading"), 5)
+    assert "For now, of each vector the one that began most surely: how far each can be believed follows" in page
+    assert page.count('<td class="blind waiting"') == 9 and "uncalibrated" not in page
+
+
+def test_the_blind_reading_has_one_try_and_so_has_its_chance(job):
+    items = [item for item in job.items if item.component == "mlp_output"][:6]  # layers 0, 1; amplifiers 1, 3, 9
+    readings = [scored(0.5, 0, 0.4), scored(0.1, 0, 0), scored(0.4, 0, 0)]
+    readings += [scored(0.1, 0.4, 0.4), scored(0.2, 0, 0.4), scored(0.9, 0.4, 0)]
+    weighed = {item.id: Weighed(0.6, 1, number in (0, 4), "believed") for number, item in enumerate(items)}
+    few = replace(job, items=items, readings={item.id: one for item, one in zip(items, readings, strict=True)}, weighed=weighed)
+    found = count_blind(few, cells_of(few))
+    assert (found.cells, found.similar, found.by_chance.tolist()) == (2, 1, [0, 2])
+    assert "Of 2 vectors 2 believed. Vectors with a reading above 0.3: 1 of 2 blind (by chance 1.0, 0 to 2)" in view.table(few, 5)
+
+
 def test_a_new_method_has_its_column_and_its_count(job, monkeypatch):
     strongest = AMPLIFIED._replace(
         name="Strongest", adjective="strongest", choose=lambda rows: rows["amplification value"] == 9
     )
     monkeypatch.setitem(METHODS, strongest.name, strongest)
-    page = view.table(job, 5)
+    page = view.table(job, 5, "similarity")
     heads = re.findall(r'<th scope="col" class="(\w+)">([^<]*)</th>', page)
     assert heads[:3] == [("plain", "α = 1"), ("amplified", "best of 2 amplified"), ("strongest", "strongest")]
     assert "of 9 strongest (by chance" in page and len(re.findall('<td class="strongest', page)) == 9
@@ -115,18 +161,19 @@ def test_a_new_method_has_its_column_and_its_count(job, monkeypatch):
 
 def test_columns_are_those_of_what_was_asked(desk, job):
     amplified = served(desk, job.settings.replace(amplifiers="3", components=("hidden_state",)))
-    assert re.findall(r'<th scope="col" class="(\w+)">([^<]*)</th>', view.table(amplified, 5)) == [
+    assert re.findall(r'<th scope="col" class="(\w+)">([^<]*)</th>', view.table(amplified, 5, "similarity")) == [
         ("amplified", "amplified")
     ]
-    everything = view.table(job, 5, show_all=True)
+    everything = view.table(job, 5, "similarity", show_all=True)
     assert everything.count('<span class="reading') == len(job.items)
-    assert view.table(job, 5).count('<span class="reading') == len(job.items) * 2 // 3
+    assert view.table(job, 5, "similarity").count('<span class="reading') == len(job.items) * 2 // 3
+    assert view.table(job, 5).count('<span class="reading') == len(job.items) // 3, "one of each vector"
 
 
 def test_cells_have_names(job):
     for cell in cells_of(job):
         assert Cell.parse(str(cell)) == cell
-    assert view.ladder(job, Cell("mlp_output", 2, 5)).count("<tr>") == 1 + 3 and not view.ladder(job, Cell("x", 2, 5))
+    assert view.ladder(job, Cell("mlp_output", 2, 5)).count("<tr") == 1 + 3 and not view.ladder(job, Cell("x", 2, 5))
 
 
 @pytest.mark.parametrize("name", ["a|1", "a|1|2|3", "../x|1|2", "a|-1|2", "a|1|9999999", "", None, 5, {"a": 1}])

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.figures import panels
 from helpers.figures.style import STYLE
-from helpers.words.methods import AMPLIFIED, PLAIN
+from helpers.words.methods import AMPLIFIED, BLIND, PLAIN
 
 EFFECTS = pd.DataFrame(
     {
@@ -99,6 +99,7 @@ def test_a_method_alone_stands_in_the_middle(axes):
     panels.method_dots(axes, EFFECTS[EFFECTS["method"] == "Superscopes"], "kind", ["film", "band"], over_chance=True)
     assert drawn(axes) == {AMPLIFIED.label: [(0, 0.3, 0.2, 0.45), (1, 0.35, 0.3, 0.4)]}
     assert panels.methods_in(EFFECTS) == [PLAIN, AMPLIFIED]
+    assert panels.methods_in(pd.DataFrame({"method": [BLIND.name, PLAIN.name]})) == [PLAIN, BLIND]
 
 
 def test_a_legend_has_each_label_once_and_chance_last():
