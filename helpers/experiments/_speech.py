@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from transformers import DynamicCache
 
-from .. import InputError
 from ..engine.activations import capture, capture_batch
 from ..engine.interpret import interpret
-from ..engine.prompt import PatchedPrompt, until_stop
-from ..engine.sampling import greedy
+from ..engine.plain import in_plain_text, write_after
+from ..engine.prompt import PatchedPrompt
 from ..judging.chance import band, rotated
 from ..judging.counts import success_counts
 from ..judging.judge import Judge, is_echo
@@ -30,34 +28,17 @@ DRAWS = 3  # random vectors
 # Texts
 
 
-@torch.inference_mode()
 def describe_named(
     lm: LanguageModel, entities: Sequence[str], target_prompt: TargetPrompt, max_new_tokens: int
 ) -> list[str]:
     """Return what the model writes when each entity stands in the target prompt as plain text, as the placeholder.
 
-    Readings of the entities' vectors can be compared with it. Greedy; texts of the same length share a batch, so that
-    nothing is padded.
+    Readings of the entities' vectors can be compared with it.
 
     Raises:
         InputError: the target prompt doesn't end in its placeholder.
     """
-    *before, last = lm.decoded_tokens(target_prompt.text)
-    if target_prompt.placeholder not in (-1, len(before), last, last.strip()):
-        raise InputError("target_prompt", target_prompt.text, "expected to end in its placeholder")
-    start = target_prompt.text.removesuffix(last.strip())
-    ids = [lm.token_ids(start + entity) for entity in entities]
-    written: dict[int, str] = {}
-    for length in sorted({len(tokens) for tokens in ids}):
-        same = [number for number, tokens in enumerate(ids) if len(tokens) == length]
-        given = torch.tensor([ids[number] for number in same], device=lm.device)
-        cache, new = DynamicCache(config=lm.model.config), []
-        for _ in range(max_new_tokens):
-            given = greedy(lm.model(given, past_key_values=cache, logits_to_keep=1).logits[:, -1])[1][:, None]
-            new.append(given)
-        texts = [until_stop(row, lm.stop_tokens) for row in torch.cat(new, 1).tolist()]
-        written |= dict(zip(same, lm.tokenizer.batch_decode(texts, skip_special_tokens=True), strict=True))
-    return [written[number] for number in range(len(entities))]
+    return write_after(lm, in_plain_text(lm, entities, target_prompt), max_new_tokens)
 
 
 def null_readings(
