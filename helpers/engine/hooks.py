@@ -68,6 +68,21 @@ def patch(blocks: Sequence[nn.Module], target_layers: Tensor, vectors: Tensor, p
         yield
 
 
+@contextmanager
+def substitute(module: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Return `hidden` in place of a module's output, whatever its shape, in each pass inside the `with` block."""
+
+    def hook(module, args, output):
+        given = hidden.to(_tensor_of(output))
+        return type(output)((given, *output[1:])) if isinstance(output, (tuple, list)) else given
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _tensor_of(output: Tensor | tuple) -> Tensor:
     """Return the hidden state; some families' modules return a tuple that begins with it."""
     return output[0] if isinstance(output, (tuple, list)) else output
