@@ -8,6 +8,7 @@ judging      what counts as a success, and how often chance alone would succeed
 runs         long runs that can be stopped and resumed, on one process or many
 experiments  the paper's experiments and their controls, one file each
 figures      the style and the parts that all figures share
+bench        tasks whose answers are known, as their authors publish them
 app          one prompt in a browser or a notebook
 cli          the command line
 

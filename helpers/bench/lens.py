@@ -13,6 +13,7 @@ def _mean(shares) -> float:
 
 
 NAME, RULE, COMBINE = "lens", names, _mean
+BY_LENS = True  # every word is a single token
 REPOSITORY = Repository("anthropics/jacobian-lens", "", "lens-eval-*.json", "the lens' evaluations")
 QUESTION = "is the word found that is on the model's mind and isn't the next one?"
 

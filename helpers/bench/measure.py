@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,21 +10,22 @@ import numpy as np
 import pandas as pd
 
 from .. import InputError
-from ..judging.criteria import BLIND as CRITERION
+from ..engine.plain import in_plain_text
 from ..judging.criteria import choose, criteria_of
 from ..runs.plain import plain_texts
 from ..words.grammar import parse_layers
 from ..words.plans import Plan, make_plan
 from . import tables
 from .settings import USABLE, BenchSettings
-from .tables import ANY, BLIND, CONTINUATION, MEAN, NO_LAYER, PLAIN, TEXT_ONLY, Cases, Texts
-from .tasks import LEAST_CASES, Task, spread, too_few, usable
+from .tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY, Cases, Texts
+from .tasks import Task, spread, too_few, usable
 
 if TYPE_CHECKING:
     from ..models.load import ModelCard
     from ..runs.readings import Readings
 
-DIGITS = 4
+
+FIRST = (1, 10)  # of a lens' words
 
 
 class Asked(NamedTuple):
@@ -55,7 +55,8 @@ class Found(NamedTuple):
             chance: gain, low, high.
         asked: of each task: rows (in the file), asked, answered, left out (reason -> count).
         refused: why tasks have no numbers, a sentence each.
-        criterion: by which a reading is chosen blind.
+        criteria: by which a reading is chosen blind; several, if a task has too few rows for the usual one.
+        failed: readings that failed.
     """
 
     name: str
@@ -64,7 +65,8 @@ class Found(NamedTuple):
     gains: pd.DataFrame
     asked: dict[str, dict]
     refused: list[str]
-    criterion: str
+    criteria: list[str]
+    failed: int
 
 
 def read_tasks(bench: ModuleType, settings: BenchSettings, card: ModelCard) -> list[Task]:
@@ -75,11 +77,11 @@ def read_tasks(bench: ModuleType, settings: BenchSettings, card: ModelCard) -> l
     """
     if 1 not in settings.amplifiers:
         raise InputError("amplifiers", list(settings.amplifiers), "expected 1 among them: the plain reading")
-    folder = Path(getattr(settings, bench.NAME)).expanduser().resolve()
-    found = bench.tasks(folder, settings, card)
+    found = bench.tasks(settings.folder_of(bench.NAME), settings, card)
+    for plan in plans_of(found, settings):
+        plan.items(card)
     for task in found:
-        for plan in plans_of([task], settings)[:1]:
-            plan.items(card)
+        in_plain_text(card, [], task.asks)
     return found
 
 
@@ -114,7 +116,7 @@ def ask(tasks: Sequence[Task], bench: ModuleType, readings: Readings) -> tuple[l
         right, asked = usable(task, {question: answers[question] for question in questions[task.name]}, bench.RULE)
         cases = right if settings.rows == USABLE else list(task.cases)
         some = spread(cases, settings.num_rows)
-        why = too_few(task, len(some), asked) if settings.num_rows == 0 or settings.num_rows >= LEAST_CASES else ""
+        why = too_few(task, cases, asked)
         if not why and not Cases(some, bench.RULE, bench.COMBINE).allowed.any():
             why = f"{task.name}: left out; all its usable rows have the same answer, so that there is no chance"
         if why:
@@ -124,6 +126,22 @@ def ask(tasks: Sequence[Task], bench: ModuleType, readings: Readings) -> tuple[l
         about = (asked, len(right)) if has_questions else (0, 0)
         kept.append(Asked(task._replace(cases=tuple(some)), len(task.cases), *about))
     return kept, refused
+
+
+def lenses_of(
+    task: Task, cases: Cases, readings: Readings, layers: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Tell which words are among a lens' first k, where each word is a single token: name -> (cases, layers, words)."""
+    import torch
+
+    from ..engine.references import last_tokens
+    from ..lenses.logit import ranks
+
+    settings, lm = readings.settings, readings.lm
+    of = last_tokens(lm, list(dict.fromkeys(case.source for case in task.cases)))
+    vectors = torch.stack([of[case.source][settings.component][layer, -1] for case in task.cases for layer in layers])
+    found = ranks(lm, vectors, cases.words).numpy().reshape(len(task.cases), len(layers), -1)
+    return {f"logit lens, first {k}": (0 < found) & (found <= k) for k in FIRST}
 
 
 def measure(bench: ModuleType, readings: Readings) -> Found:
@@ -142,15 +160,14 @@ def measure(bench: ModuleType, readings: Readings) -> Found:
         raise InputError(bench.NAME, getattr(settings, bench.NAME), "; ".join(refused))
     tasks = [asked.task for asked in kept]
     plans = plans_of(tasks, settings)
-    with_text = {task.name: _in_plain_text(task) for task in tasks}
+    with_text = {
+        task.name: in_plain_text(readings.card, [case.plain for case in task.cases], task.asks) for task in tasks
+    }
     sources = {task.name: [case.source for case in task.cases] for task in tasks}
     every = [text for some in (with_text, sources) for texts in some.values() for text in texts]
     written = plain_texts(readings, every, settings.max_new_tokens)
     rows = readings.of(f"bench_{bench.NAME}.csv.gz", plans)
-    criterion = CRITERION.name if CRITERION.name in criteria_of(rows) else criteria_of(rows)[0]
-    blind = pd.concat(
-        [choose(some, criterion, readings.judge) for _, some in rows.groupby("target prompt", sort=False)]
-    )  # what a reading agrees with was read with the same target prompt
+    blind, criteria = _chosen_blind(rows, readings)
     texts, layers = Texts(rows, blind), parse_layers(settings.layers, readings.card.num_layers)
     lines, gains = [], []
     for task in tasks:
@@ -166,18 +183,28 @@ def measure(bench: ModuleType, readings: Readings) -> Found:
             for layer, of in ((MEAN, said), (ANY, said.any(1))):
                 than = controls[TEXT_ONLY] if of.ndim == 2 else controls[TEXT_ONLY][:, None]
                 gains.append({"task": task.name, "method": name, "layer": layer} | cases.gain(of, than))
+        for name, by_lens in (lenses_of(task, cases, readings, layers) if bench.BY_LENS else {}).items():
+            found += tables.by_source_layer(cases, name, by_lens, layers, 1)
         lines += [{"task": task.name} | line for line in found]
     asked = {
         one.task.name: {"rows": one.cases, "asked": one.asked, "answered": one.answered, "left out": one.task.left_out}
         for one in kept
     }
     return Found(
-        bench.NAME, readings.card.slug, pd.DataFrame(lines), pd.DataFrame(gains), asked, refused, criterion
+        bench.NAME, readings.card.slug, pd.DataFrame(lines), pd.DataFrame(gains), asked, refused, criteria,
+        int((rows["status"] != "ok").sum()),
     )  # fmt: skip
 
 
-def _in_plain_text(task: Task) -> list[str]:
-    """Return a task's target prompt with each case's text at the placeholder's place."""
-    text = task.asks.text
-    start = text[: len(text) - len(text.split()[-1])]
-    return [start + case.plain for case in task.cases]
+def _chosen_blind(rows: pd.DataFrame, readings: Readings) -> tuple[pd.DataFrame, list[str]]:
+    """Choose one amplifier's reading of each vector and target layer, without its task's answers.
+
+    Returns:
+        The chosen rows, and the criteria; readings of the same target prompt are compared with each other.
+    """
+    chosen, criteria = [], {}
+    for _, some in rows.groupby("target prompt", sort=False):
+        criterion = next(iter(criteria_of(some)))
+        criteria[criterion] = None
+        chosen.append(choose(some, criterion, readings.judge))
+    return pd.concat(chosen), list(criteria)

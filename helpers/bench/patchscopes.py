@@ -10,6 +10,7 @@ from .rules import contains
 from .tasks import Case, Repository, Task
 
 NAME, RULE, COMBINE = "patchscopes", contains, any
+BY_LENS = False
 REPOSITORY = Repository(
     "PAIR-code/interpretability", "patchscopes/code/preprocessed_data", "*.tsv", "Patchscopes' attribute tasks"
 )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+SPACE = r"[\s-]+"  # between the words of a name
 NUMBER = re.compile(r"[-−]?\d[\d,]*(?:\.\d+)?")
 NO_SPACES = re.compile("[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")  # scripts that set no spaces between words
 OPERATIONS = frozenset({"addition", "subtraction", "multiplication", "division", "sum", "difference", "product", "quotient"})
@@ -36,8 +37,8 @@ def _pattern(word: str) -> re.Pattern:
         return re.compile(rf"{BEFORE_NUMBER}{re.escape(word)}(?![\d\w]|[.,]\d)")
     if NO_SPACES.search(word) or not re.search(r"\w", word):
         return re.compile(re.escape(word))
-    parts = [re.escape(part) for part in re.split(r"[\s-]+", word) if part]
-    return re.compile(rf"(?<!\w){r'[\s-]+'.join(parts)}(?!\w)")
+    parts = [re.escape(part) for part in re.split(SPACE, word) if part]
+    return re.compile(rf"(?<!\w){SPACE.join(parts)}(?!\w)")
 
 
 def _folded(text: str) -> str:
@@ -49,7 +50,7 @@ def exact(words: Sequence[str]) -> list[str]:
     of an operation beside a number.
     """
     distinct = list({_folded(word).strip(): word for word in words}.values())
-    split = {word: re.split(r"[\s-]+", _folded(word).strip()) for word in distinct}
+    split = {word: re.split(SPACE, _folded(word).strip()) for word in distinct}
     whole = [word for word in distinct if not any(_is_part(split[word], split[other]) for other in distinct)]
     has_number = any(NUMBER.fullmatch(word.strip()) for word in whole)
     return [word for word in whole if not (has_number and _folded(word) in OPERATIONS)]

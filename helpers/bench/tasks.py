@@ -11,6 +11,7 @@ from .. import InputError
 from ..words.target import TargetPrompt
 
 LEAST_CASES = 10  # that a task needs
+LEAST_UNITS = 4  # that an interval needs
 ROWS = ("usable", "all")  # which cases are read: those whose answer the model gives itself, or all
 
 
@@ -129,9 +130,16 @@ def usable(
     return right, len(asked)
 
 
-def too_few(task: Task, cases: int, asked: int) -> str:
-    """Say why a task has no numbers; "" if it has enough cases."""
-    if cases >= LEAST_CASES:
+def too_few(task: Task, cases: Sequence[Case], asked: int) -> str:
+    """Say why a task has no numbers; "" if it has enough cases.
+
+    Args:
+        cases: that can be used.
+        asked: how many were asked.
+    """
+    units = len({case.unit for case in cases})
+    if len(cases) >= LEAST_CASES and units >= LEAST_UNITS:
         return ""
-    whose = f"of {asked} that were asked, whose answer the model gives itself" if asked > cases else "of the file"
-    return f"{task.name}: left out; {cases} usable rows {whose}, fewer than {LEAST_CASES}"
+    whose = f" of {asked} that were asked, whose answer the model gives itself" if asked > len(cases) else ""
+    needs = f"expected at least {LEAST_CASES} rows of {LEAST_UNITS}"
+    return f"{task.name}: left out; {len(cases)} usable rows of {units} subjects{whose}, {needs}"

@@ -9,6 +9,7 @@ from .rules import exact, names
 from .tasks import Case, Repository, Task, read_items
 
 NAME, RULE, COMBINE = "workspace", names, any
+BY_LENS = False
 REPOSITORY = Repository(
     "camilablank/workspace-bench", "baseline_evals/multi_token", "lens-eval-*-mt.json", "the multi-token banks"
 )
