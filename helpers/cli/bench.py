@@ -12,6 +12,7 @@ from ..words.files import check_writable, results_folder, shown, slug
 from ..words.settings import read_settings
 from . import DONE, FAILED_ROWS
 
+TEXTS = "runs/bench"  # never with the results: the tasks' texts are others'
 
 def bench(texts: Sequence[str], model: str = "", new: bool = False) -> int:
     """Measure the benchmarks whose folders are given; tables and figures go into data/<model>/, texts into runs/.
@@ -42,7 +43,7 @@ def bench(texts: Sequence[str], model: str = "", new: bool = False) -> int:
     options = settings.source_options.changed
     folder = results_folder(settings.model, settings.out_dir, **options)
     check_writable(folder)
-    texts_of = f"runs/bench/{slug(settings.model, **options)}"  # never with the results: the tasks' texts are others'
+    texts_of = f"{TEXTS}/{slug(settings.model, **options)}"
     failed = False
     with Session(settings) as session:
         for name in names:
