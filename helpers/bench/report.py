@@ -60,7 +60,7 @@ def _rate(line) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:z.0f} %"
 
 
 def _tries(line) -> str:

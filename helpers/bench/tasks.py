@@ -141,5 +141,5 @@ def too_few(task: Task, cases: Sequence[Case], asked: int) -> str:
     if len(cases) >= LEAST_CASES and units >= LEAST_UNITS:
         return ""
     whose = f" of {asked} that were asked, whose answer the model gives itself" if asked > len(cases) else ""
-    needs = f"expected at least {LEAST_CASES} rows of {LEAST_UNITS}"
-    return f"{task.name}: left out; {len(cases)} usable rows of {units} subjects{whose}, {needs}"
+    needs = f"fewer than {LEAST_CASES} of {LEAST_UNITS}"
+    return f"{task.name}: left out; {len(cases)} usable rows of {units} subjects{whose}: {needs}"

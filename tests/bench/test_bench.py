@@ -227,8 +227,8 @@ def test_items_that_the_model_cannot_answer_are_left_out_and_counted(tiny, tiny_
         (lambda folder: write_tsv(folder, "a", [row | {"position_target": "2"} for row in attribute_rows({"Lirra": "Ob"})]),
          "position_target is 2; expected -1, the last token"),
         (lambda folder: write_tsv(folder, "few", attribute_rows({"Lirra": "Ob", "Doom": "Po"})),
-         "few: left out; 0 usable rows of 0 subjects of 4 that were asked, whose answer the model gives itself, expected at "
-         "least 10 rows of 4"),
+         "few: left out; 0 usable rows of 0 subjects of 4 that were asked, whose answer the model gives itself: fewer "
+         "than 10 of 4"),
     ],
 )  # fmt: skip
 def test_each_refusal_is_a_sentence(write, words, tiny_folder, work, capsys):
