@@ -684,6 +684,8 @@ def _bench(name: str, shown: Callable[[pd.Series], str] = lambda line: "") -> st
         shown: task's first line -> what stands in a last column; none if it is empty everywhere.
     """
     models = [model for model in CATALOGUE if (ROOT / "data" / model / f"bench_{name}.csv").is_file()]
+    if not models:
+        return "Not measured yet."
     header: dict[tuple[str, str], str] = {}
     lines, last = [], []
     for model in models:
@@ -728,7 +730,7 @@ def _of_bench(name: str) -> str:
             said += [f"{model}: {sentence}" for sentence in found["verdict"] if "text alone wins" in sentence]
             said += [sentence for sentence in found["verdict"] if "no result" in sentence]
             said += [f"Left out: {'; '.join(why.replace(': left out; ', ', ') for why in found['refused'])}."] * bool(found["refused"])
-    return "\n\n".join(said)
+    return "\n\n".join(said) or "Not measured yet."
 
 
 @number

@@ -65,28 +65,44 @@ def null_readings(
 
 
 def judge_named(
-    entities: Mapping[str, str], texts: Sequence[str], target_prompt: TargetPrompt, judge: Judge
+    entities: Mapping[str, str],
+    texts: Sequence[str],
+    target_prompt: TargetPrompt,
+    judge: Judge,
+    followed: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Judge what the model writes of entities in plain text.
+    """Judge what the model writes of entities without a vector.
 
     Args:
         entities: name -> its true description.
+        texts: what it writes of each in plain text at the placeholder's place (text only).
+        followed: what it writes after each name by itself (continuation only), where that is known.
 
     Returns:
         Columns entity, gold, text (first item), similarity to the gold description, described (above the threshold,
-        and not an echo). `.attrs["by_chance"]`: how many would be described if each text were judged by another
-        entity's gold description, the mean and the 97.5 % point over all rotations.
+        and not an echo); and of what follows, `continuation` and `continuation described`. `.attrs["by_chance"]`: how
+        many would be described if each text were judged by another entity's gold description, the mean and the 97.5 %
+        point over all rotations; `.attrs["continuation_by_chance"]` likewise.
     """
+    table = pd.DataFrame({"entity": list(entities), "gold": list(entities.values())})
     items = [target_prompt.first_item(text) for text in texts]
+    cosines, described, table.attrs["by_chance"] = _described(entities, items, judge)
+    table["text"], table["similarity"], table["described"] = items, cosines, described
+    if followed:
+        items = [target_prompt.first_item(text) for text in followed]
+        _, described, table.attrs["continuation_by_chance"] = _described(entities, items, judge)
+        table["continuation"], table["continuation described"] = items, described
+    return table
+
+
+def _described(entities: Mapping[str, str], items: Sequence[str], judge: Judge) -> tuple[list, np.ndarray, dict]:
+    """Return each item's similarity to its entity's description, whether that describes it, and chance."""
     echoes = np.array([is_echo(item, entity) for item, entity in zip(items, entities, strict=True)])
     cosines = judge.embed(items) @ judge.embed(list(entities.values())).T  # (entities, descriptions)
     described = (cosines > judge.threshold) & ~echoes[:, None]
     by_chance = rotated(described)[1:].sum(1)
-    table = pd.DataFrame({"entity": list(entities), "gold": list(entities.values()), "text": items})
-    table["similarity"] = [round(float(cosine), 3) for cosine in cosines.diagonal()]
-    table["described"] = described.diagonal()
-    table.attrs["by_chance"] = {"mean": round(float(by_chance.mean()), 2), "high": int(band(by_chance)[1])}
-    return table
+    chance = {"mean": round(float(by_chance.mean()), 2), "high": int(band(by_chance)[1])}
+    return [round(float(cosine), 3) for cosine in cosines.diagonal()], described.diagonal(), chance
 
 
 def judge_readings(rows: pd.DataFrame, entities: Mapping[str, str], judge: Judge) -> pd.DataFrame:
