@@ -3,10 +3,12 @@
 words        what things are called: components, methods, rows, settings, plans. Imports no torch
 models       load a language model from any source and prove which of its modules are what
 engine       the method: read a vector, put it in place of the placeholder, let the model write
+lenses       what cheap lenses say of the same vectors
 judging      what counts as a success, and how often chance alone would succeed
 runs         long runs that can be stopped and resumed, on one process or many
 experiments  the paper's experiments and their controls, one file each
 figures      the style and the parts that all figures share
+bench        tasks whose answers are known, as their authors publish them
 app          one prompt in a browser or a notebook
 cli          the command line
 
@@ -55,6 +57,7 @@ _FACE = {
     "run": "engine.interpret",
     "score_texts": "engine.teacher",
     "score_labels": "engine.labels",
+    "vocabulary": "lenses.logit",
     "sweep": "runs.sweep",
     "label": "runs.labels",
     "make_plan": "words.plans",

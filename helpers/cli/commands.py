@@ -15,7 +15,7 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 done with failed rows, 130 and 143 stopped (the same command "
     "continues)."
 )
-OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",)}  # whose settings a command takes, where not everyone's
+OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",), "bench": ("bench",)}  # whose settings a command takes, where not everyone's
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -83,14 +83,15 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments (or of the command label) once, with its meaning; of all if none is named."""
+    """Yield each setting of some experiments (or of label, bench) once, with its meaning; of all if none is named."""
+    from ..bench.settings import BenchSettings
     from ..experiments import EXPERIMENTS
     from ..words.labels import LabelSettings
     from ..words.settings import SourceOptions
 
     seen = {"source_options"}  # its fields are given by their names
     records = {name: experiment.Settings for name, experiment in EXPERIMENTS.items()}
-    asked = [(records | {"label": LabelSettings})[name] for name in names or EXPERIMENTS]
+    asked = [(records | {"label": LabelSettings, "bench": BenchSettings})[name] for name in names or EXPERIMENTS]
     for record in (*asked, SourceOptions):
         for name, field in record.model_fields.items():
             if name not in seen:
@@ -104,6 +105,10 @@ def _settings_to_type(incomplete: str) -> list[tuple[str, str]]:
 
 def _label_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{name}=", meaning) for name, meaning in _settings("label")]
+
+
+def _bench_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
+    return [(f"{name}=", meaning) for name, meaning in _settings("bench")]
 
 
 def _components(incomplete: str = "") -> list[str]:
@@ -286,6 +291,22 @@ def label(
         "token": token, "model": model,
     }  # fmt: skip
     return label(settings, given, out)
+
+
+@cli.command(cls=WithSettings, epilog=EXIT_CODES)
+def bench(
+    context: typer.Context,
+    settings: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_bench_settings_to_type)
+    ] = (),
+    model: Model = "",
+    new: New = False,
+) -> int:
+    """Measure tasks whose answers are known, beside what text alone says: patchscopes=, lens=, workspace=FOLDER."""
+    from .bench import bench
+    from .reproduce import run_to_end
+
+    return run_to_end(lambda: bench(settings, model, new), context.obj["again"])
 
 
 @cli.command()

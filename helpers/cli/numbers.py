@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from .. import ROOT
+from ..bench.patchscopes import PUBLISHED
+from ..bench.tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY
 from ..experiments import EXPERIMENTS, ways_to_amplify
 from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
@@ -675,3 +677,103 @@ def app() -> str:
         f"as a sweep of the same plan; their confidence is there after {weighed['seconds']:.1f} s "
         f"([numbers](benchmarks/results/app.csv))."
     )
+
+
+# Tasks whose answers are known
+
+
+def _bench(name: str, shown: Callable[[pd.Series], str] = lambda line: "") -> str:
+    """Lay out a benchmark: a row per model and task, a column per method and how its source layers count.
+
+    Args:
+        shown: task's first line -> what stands in a last column; none if it is empty everywhere.
+    """
+    models = [model for model in CATALOGUE if (ROOT / "data" / model / f"bench_{name}.csv").is_file()]
+    if not models:
+        return "Not measured yet."
+    header: dict[tuple[str, str], str] = {}
+    lines, last = [], []
+    for model in models:
+        table, asked = table_of(model, f"bench_{name}"), about(model, f"bench_{name}")["asked"]
+        for task, of_task in table.groupby("task", sort=False):
+            first, at = of_task.iloc[0], of_task.set_index(["method", "layer"])
+            told = asked[task]
+            itself = f"; answers {told['answered']} of {told['asked']}" if told["asked"] else ""
+            cells = {key: _beside_chance(at.loc[key]) for key in at.index if key[1] == _scope_of(key[0])}
+            header |= {key: SCOPE[key[1]].format(key[0]) for key in cells}
+            lines.append((f"{model}, {task}: {first['rows']} rows of {first['units']}{itself}", cells))
+            last.append(shown(first))
+    rows = [[name, *(cells.get(key, "–") for key in header)] for name, cells in lines]
+    names = ["", *header.values()]
+    if any(last):
+        names, rows = [*names, "published: text only; Patchscopes"], [[*row, one or "–"] for row, one in zip(rows, last, strict=True)]
+    return rows_of(names, rows)
+
+
+def _scope_of(method: str) -> str:
+    """Return how a method's source layers count in a page's table: as few tries as can be, or as many."""
+    if method in (TEXT_ONLY, CONTINUATION):
+        return NO_LAYER
+    return MEAN if "into" in method else ANY
+
+
+SCOPE = {NO_LAYER: "{}", MEAN: "{}: mean of layers", ANY: "{}: any layer"}
+
+
+def _beside_chance(line: pd.Series) -> str:
+    """Write a rate in percent with chance in brackets; bold if its distance to chance is surely above zero."""
+    told = f"{100 * line['rate']:.0f} ({100 * line['null']:z.0f})"
+    return f"**{told}**" if line["low"] > 0 else told
+
+
+def _of_bench(name: str) -> str:
+    """Say, per model, what is found beside text only, what is no result, and which tasks are left out."""
+    said = []
+    for model in CATALOGUE:
+        if (ROOT / "data" / model / f"bench_{name}.json").is_file():
+            found = about(model, f"bench_{name}")
+            said += [f"{model}: {sentence}" for sentence in found["verdict"] if "text alone wins" in sentence]
+            said += [sentence for sentence in found["verdict"] if "no result" in sentence]
+            said += [f"Left out: {'; '.join(why.replace(': left out; ', ', ') for why in found['refused'])}."] * bool(found["refused"])
+    return "\n\n".join(said) or "Not measured yet."
+
+
+@number
+def bench_patchscopes() -> str:
+    """Lay out the attribute tasks, with the published numbers."""
+
+    def published(line: pd.Series) -> str:
+        both = PUBLISHED.get(line["task"])
+        return f"{100 * both[0]:.0f}; {100 * both[1]:.0f}" if both else ""
+
+    return _bench("patchscopes", published)
+
+
+@number
+def bench_lens() -> str:
+    """Lay out the lens sets."""
+    return _bench("lens")
+
+
+@number
+def bench_workspace() -> str:
+    """Lay out the multi-token banks."""
+    return _bench("workspace")
+
+
+@number
+def bench_text_wins() -> str:
+    """Say where text alone wins, and which tasks can't be told."""
+    return _of_bench("patchscopes")
+
+
+@number
+def bench_lens_said() -> str:
+    """Say the same of the lens sets."""
+    return _of_bench("lens")
+
+
+@number
+def bench_workspace_said() -> str:
+    """Say the same of the multi-token banks."""
+    return _of_bench("workspace")

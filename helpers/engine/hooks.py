@@ -94,6 +94,21 @@ def ending_at(module: nn.Module | None) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def substitute(module: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Return `hidden` in place of a module's output, whatever its shape, in each pass inside the `with` block."""
+
+    def hook(module, args, output):
+        given = hidden.to(_tensor_of(output))
+        return type(output)((given, *output[1:])) if isinstance(output, (tuple, list)) else given
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class _EndOfPass(Exception):
     """Leaves a forward pass whose rest nobody needs."""
 

@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
-from transformers import DynamicCache
 
-from .. import InputError
 from ..engine.activations import capture, capture_batch
 from ..engine.interpret import interpret
-from ..engine.prompt import PatchedPrompt, until_stop
-from ..engine.sampling import greedy
+from ..engine.plain import in_plain_text, write_after
+from ..engine.prompt import PatchedPrompt
 from ..judging.chance import band, rotated
 from ..judging.counts import success_counts
 from ..judging.judge import Judge, is_echo
@@ -30,34 +28,17 @@ DRAWS = 3  # random vectors
 # Texts
 
 
-@torch.inference_mode()
 def describe_named(
     lm: LanguageModel, entities: Sequence[str], target_prompt: TargetPrompt, max_new_tokens: int
 ) -> list[str]:
     """Return what the model writes when each entity stands in the target prompt as plain text, as the placeholder.
 
-    Readings of the entities' vectors can be compared with it. Greedy; texts of the same length share a batch, so that
-    nothing is padded.
+    Readings of the entities' vectors can be compared with it.
 
     Raises:
         InputError: the target prompt doesn't end in its placeholder.
     """
-    *before, last = lm.decoded_tokens(target_prompt.text)
-    if target_prompt.placeholder not in (-1, len(before), last, last.strip()):
-        raise InputError("target_prompt", target_prompt.text, "expected to end in its placeholder")
-    start = target_prompt.text.removesuffix(last.strip())
-    ids = [lm.token_ids(start + entity) for entity in entities]
-    written: dict[int, str] = {}
-    for length in sorted({len(tokens) for tokens in ids}):
-        same = [number for number, tokens in enumerate(ids) if len(tokens) == length]
-        given = torch.tensor([ids[number] for number in same], device=lm.device)
-        cache, new = DynamicCache(config=lm.model.config), []
-        for _ in range(max_new_tokens):
-            given = greedy(lm.model(given, past_key_values=cache, logits_to_keep=1).logits[:, -1])[1][:, None]
-            new.append(given)
-        texts = [until_stop(row, lm.stop_tokens) for row in torch.cat(new, 1).tolist()]
-        written |= dict(zip(same, lm.tokenizer.batch_decode(texts, skip_special_tokens=True), strict=True))
-    return [written[number] for number in range(len(entities))]
+    return write_after(lm, in_plain_text(lm, entities, target_prompt), max_new_tokens)
 
 
 def null_readings(
@@ -84,28 +65,44 @@ def null_readings(
 
 
 def judge_named(
-    entities: Mapping[str, str], texts: Sequence[str], target_prompt: TargetPrompt, judge: Judge
+    entities: Mapping[str, str],
+    texts: Sequence[str],
+    target_prompt: TargetPrompt,
+    judge: Judge,
+    followed: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Judge what the model writes of entities in plain text.
+    """Judge what the model writes of entities without a vector.
 
     Args:
         entities: name -> its true description.
+        texts: what it writes of each in plain text at the placeholder's place (text only).
+        followed: what it writes after each name by itself (continuation only), where that is known.
 
     Returns:
         Columns entity, gold, text (first item), similarity to the gold description, described (above the threshold,
-        and not an echo). `.attrs["by_chance"]`: how many would be described if each text were judged by another
-        entity's gold description, the mean and the 97.5 % point over all rotations.
+        and not an echo); and of what follows, `continuation` and `continuation described`. `.attrs["by_chance"]`: how
+        many would be described if each text were judged by another entity's gold description, the mean and the 97.5 %
+        point over all rotations; `.attrs["continuation_by_chance"]` likewise.
     """
+    table = pd.DataFrame({"entity": list(entities), "gold": list(entities.values())})
     items = [target_prompt.first_item(text) for text in texts]
+    cosines, described, table.attrs["by_chance"] = _described(entities, items, judge)
+    table["text"], table["similarity"], table["described"] = items, cosines, described
+    if followed:
+        items = [target_prompt.first_item(text) for text in followed]
+        _, described, table.attrs["continuation_by_chance"] = _described(entities, items, judge)
+        table["continuation"], table["continuation described"] = items, described
+    return table
+
+
+def _described(entities: Mapping[str, str], items: Sequence[str], judge: Judge) -> tuple[list, np.ndarray, dict]:
+    """Return each item's similarity to its entity's description, whether that describes it, and chance."""
     echoes = np.array([is_echo(item, entity) for item, entity in zip(items, entities, strict=True)])
     cosines = judge.embed(items) @ judge.embed(list(entities.values())).T  # (entities, descriptions)
     described = (cosines > judge.threshold) & ~echoes[:, None]
     by_chance = rotated(described)[1:].sum(1)
-    table = pd.DataFrame({"entity": list(entities), "gold": list(entities.values()), "text": items})
-    table["similarity"] = [round(float(cosine), 3) for cosine in cosines.diagonal()]
-    table["described"] = described.diagonal()
-    table.attrs["by_chance"] = {"mean": round(float(by_chance.mean()), 2), "high": int(band(by_chance)[1])}
-    return table
+    chance = {"mean": round(float(by_chance.mean()), 2), "high": int(band(by_chance)[1])}
+    return [round(float(cosine), 3) for cosine in cosines.diagonal()], described.diagonal(), chance
 
 
 def judge_readings(rows: pd.DataFrame, entities: Mapping[str, str], judge: Judge) -> pd.DataFrame:

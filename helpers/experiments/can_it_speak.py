@@ -81,7 +81,7 @@ class Found(NamedTuple):
         model: its name.
         rows: the readings.
         named: what it writes of each entity in plain text: entity, gold, text (first item), similarity, described;
-            `.attrs["by_chance"]`.
+            and after its name alone: continuation, continuation described; see `_speech.judge_named`.
         norms: medians per layer: hidden_state, mlp_output, placeholder.
         rho: ρ of typical vectors per component, target, layer and amplifier.
         nulls: (component, text) of nothing, zeros and random vectors.
@@ -107,11 +107,12 @@ def tables(settings: Settings, rows: pd.DataFrame, lm: LanguageModel) -> Found:
     judge, entities = Judge(settings.judge, settings.threshold), gold(settings)
     target = TargetPrompt.of_text(settings.target_prompt).located(lm)
     written = _speech.describe_named(lm, list(entities), target, settings.max_new_tokens)
+    followed = _speech.write_after(lm, list(entities), settings.max_new_tokens)
     norms = _speech.norms_by_layer(lm, list(entities), target)
     return Found(
         lm.slug,
         rows,
-        _speech.judge_named(entities, written, target, judge),
+        _speech.judge_named(entities, written, target, judge, followed),
         norms,
         _speech.rho_by_layer(norms),
         _speech.null_readings(lm, norms["hidden_state"].iloc[len(norms) // 3], target, settings.max_new_tokens),
@@ -151,7 +152,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
         head,
         (
             f"Named in plain text, it describes {described} of {n} entities (by chance {chance['mean']:.1f}, at most "
-            f"{chance['high']})."
+            f"{chance['high']}){_continued(found.named)}."
         ),
         (
             f"Plain Patchscopes (α = 1, into layer 0) reads more hidden states than by chance (at most "
@@ -168,6 +169,14 @@ def sentences(settings: Settings, found: Found) -> list[str]:
             f"{round(costs['rows per second'], 1):g} a second, and {round(costs['GiB at most'], 2):g} GiB of memory."
         ),
     ]
+
+
+def _continued(named: pd.DataFrame) -> str:
+    """Say how many entities are described by what follows their names by themselves, without any target prompt."""
+    if "continuation" not in named:
+        return ""
+    count, chance = int(named["continuation described"].sum()), named.attrs["continuation_by_chance"]
+    return f"; what follows their names by themselves describes {count} (by chance {chance['mean']:.1f}, at most {chance['high']})"
 
 
 def caption(settings: Settings, found: Found) -> str:
@@ -295,5 +304,5 @@ def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
     """Write the page, and beside the readings everything that it says."""
     frames = {"named": found.named, "counts": found.counts, "norms": found.norms.round(3), "rho": found.rho.round(3)}
     about = found.rows.attrs | {name: frame.to_dict("records") for name, frame in frames.items()}
-    about |= {"by_chance": found.named.attrs["by_chance"], "nulls": found.nulls, "verdict": sentences(settings, found)}
+    about |= found.named.attrs | {"nulls": found.nulls, "verdict": sentences(settings, found)}
     publish(folder, {"can_it_speak": drawn}, found.rows, TABLE, about)

@@ -265,11 +265,24 @@ def gain(judged: Judged, more: np.ndarray, less: np.ndarray, against: Judged | N
     numbers = {}
     for null in judged.nulls:
         allowed, theirs = judged.others(null), (against or judged).others(null)
-        difference = shares_in_effect(more.mean(1), allowed) - shares_in_effect(less.mean(1), theirs)
         end = "" if null == "any" else f" {null}"
-        for name, value in zip(("gain", "low", "high"), (difference.mean(), *_interval(difference)), strict=True):
-            numbers[name + end] = round(float(value), 4)
+        compared = gain_of_tables(more.mean(1), less.mean(1), allowed, theirs)
+        numbers |= {name + end: value for name, value in compared.items()}
     return numbers
+
+
+def gain_of_tables(
+    more: np.ndarray, less: np.ndarray, allowed: np.ndarray, theirs: np.ndarray | None = None
+) -> dict[str, float]:
+    """Compare the means of two tables' diagonals over chance: gain, and its 95 % interval low, high.
+
+    Args:
+        more, less: (n, n) as of `beside_chance`, of the same prompts.
+        allowed: (n, n) bool, whom chance comes from; of `less`, `theirs` if they are others.
+    """
+    difference = shares_in_effect(more, allowed) - shares_in_effect(less, allowed if theirs is None else theirs)
+    values = zip(("gain", "low", "high"), (difference.mean(), *_interval(difference)), strict=True)
+    return {name: round(float(value), 4) for name, value in values}
 
 
 def by_method(judged: Judged) -> dict[str, dict[str, float]]:

@@ -47,7 +47,7 @@ class Form(NamedTuple):
 # The forms
 
 
-def _check_one_of(allowed: Sequence[str], parameter: str, value: object) -> str:
+def check_one_of(allowed: Sequence[str], parameter: str, value: object) -> str:
     if value not in allowed:
         raise InputError(parameter, value, f"expected one of {', '.join(allowed)}")
     return value
@@ -70,7 +70,7 @@ def _check_options(parameter: str, value: object) -> SourceOptions:
 
 
 def _check_quantization(parameter: str, value: object) -> str:
-    return value if value == "" else _check_one_of(QUANTIZATIONS, parameter, value)
+    return value if value == "" else check_one_of(QUANTIZATIONS, parameter, value)
 
 
 def _check_device_map(parameter: str, value: object) -> str | Mapping:
@@ -123,8 +123,8 @@ TargetText = Annotated[str, Form(_check_target_prompt)]
 Temperature = Annotated[float, Form(partial(check_real, least=0, most=1e6, words="0 (greedy) or more"), read_number)]
 TopP = Annotated[float, Form(partial(check_real, least=1e-9, most=1, words="above 0, up to 1"), read_number)]
 Cosine = Annotated[float, Form(partial(check_real, least=-1, most=1, words="a cosine, from -1 to 1"), read_number)]
-Dtype = Annotated[str, Form(partial(_check_one_of, DTYPES))]
-Choice = Annotated[str, Form(partial(_check_one_of, tuple(CHOICES)))]  # by what a reading of a vector is chosen
+Dtype = Annotated[str, Form(partial(check_one_of, DTYPES))]
+Choice = Annotated[str, Form(partial(check_one_of, tuple(CHOICES)))]  # by what a reading of a vector is chosen
 Workers = Annotated[int | str, Form(_check_workers, read_number)]
 
 

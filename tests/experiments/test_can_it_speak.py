@@ -62,6 +62,16 @@ def test_named_entities_are_judged_by_their_descriptions():
     assert named.attrs["by_chance"]["mean"] < len(GOLD) / 3 and max(others) < 1
 
 
+def test_what_follows_a_name_is_judged_beside_it():
+    texts = [f": {gold}" for gold in GOLD.values()]
+    followed = ["is a kind of soup", *(f": {gold}" for gold in list(GOLD.values())[1:3]), *["nothing of it"] * (len(GOLD) - 3)]
+    named = judge_named(GOLD, texts, TARGET, Judge(), followed)
+    assert named["continuation described"].tolist()[:3] == [False, True, True] and named["described"].sum() >= 15
+    assert named["continuation"].iloc[0] == "is a kind of soup" and named.attrs["continuation_by_chance"]["mean"] < 3
+    plain = judge_named(GOLD, texts, TARGET, Judge())
+    assert list(plain) == list(named)[:5] and plain.attrs["by_chance"] == named.attrs["by_chance"]
+
+
 def test_null_readings_are_what_they_are_called(lm):
     readings = null_readings(lm, 100.0, TARGET, 5)
     inputs = lm.tokenizer(TARGET.text, return_tensors="pt")
