@@ -15,7 +15,7 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 done with failed rows, 130 and 143 stopped (the same command "
     "continues)."
 )
-OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",)}  # whose settings a command takes, where not everyone's
+OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",), "lens": ("lens",)}  # whose settings a command takes, where not everyone's
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -83,14 +83,15 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments (or of the command label) once, with its meaning; of all if none is named."""
+    """Yield each setting of some experiments (or of the commands label and lens) once, with its meaning; of all if none is named."""
     from ..experiments import EXPERIMENTS
     from ..words.labels import LabelSettings
+    from ..words.lenses import LensSettings
     from ..words.settings import SourceOptions
 
     seen = {"source_options"}  # its fields are given by their names
     records = {name: experiment.Settings for name, experiment in EXPERIMENTS.items()}
-    asked = [(records | {"label": LabelSettings})[name] for name in names or EXPERIMENTS]
+    asked = [(records | {"label": LabelSettings, "lens": LensSettings})[name] for name in names or EXPERIMENTS]
     for record in (*asked, SourceOptions):
         for name, field in record.model_fields.items():
             if name not in seen:
@@ -104,6 +105,10 @@ def _settings_to_type(incomplete: str) -> list[tuple[str, str]]:
 
 def _label_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{name}=", meaning) for name, meaning in _settings("label")]
+
+
+def _lens_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
+    return [(f"{name}=", meaning) for name, meaning in _settings("lens")]
 
 
 def _components(incomplete: str = "") -> list[str]:
@@ -285,6 +290,22 @@ def label(
         "token": token, "model": model,
     }  # fmt: skip
     return label(settings, given, out)
+
+
+@cli.command(cls=WithSettings, epilog=EXIT_CODES)
+def lens(
+    action: Annotated[str, typer.Argument(metavar="fit", show_default=False, autocompletion=lambda: ["fit"])],
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help=MODEL, autocompletion=_models)] = "",
+    settings: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_lens_settings_to_type)
+    ] = (),
+) -> int:
+    """Fit a model's Jacobian lens, which says what its vectors make it write later. Minutes a text; resumable."""
+    from .lens import lens
+
+    if "=" in model:
+        model, settings = "", [model, *settings]
+    return lens(action, model, settings)
 
 
 @cli.command()
