@@ -16,13 +16,14 @@ from .. import InputError
 from ..words.components import COMPONENTS
 from ..words.files import in_repository, json_of, write_atomically
 from ..words.plans import METHOD_VERSION, check_comparable
-from ..words.rows import PAPER_COLUMNS, SCHEMA
+from ..words.rows import LATER, PAPER_COLUMNS, SCHEMA
 from ..words.target import TargetPrompt
 
 FIRST_ITEM = "first item"  # a column that rows in memory have, and no CSV
 AMPLIFIER = "amplification value"
 DTYPES = {"text": "str", "int": "int64", "number": "float64", "float": "float64"}  # of a column's type
 COLUMN_DTYPES = {column.name: DTYPES[column.type] for column in SCHEMA} | {"seed": "Int64"}  # which may be empty
+_LATER_TEXTS = {column.name: "str" for column in LATER if column.type == "text"}
 OF_FILE = ("rows", "status", "csv")  # what the JSON says about its CSV; the rest is in the rows' `.attrs`
 
 
@@ -98,7 +99,7 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
         rows = pd.read_csv(
             io.BytesIO(gzip.decompress(content) if file.suffix == ".gz" else content),
             keep_default_na=False, na_values={name: [""] for name in may_be_empty if name != AMPLIFIER},
-            dtype={name: dtype for name, dtype in COLUMN_DTYPES.items() if dtype in ("str", "Int64")},
+            dtype={name: dtype for name, dtype in COLUMN_DTYPES.items() if dtype in ("str", "Int64")} | _LATER_TEXTS,
         )  # fmt: skip
     except (ValueError, EOFError, OSError, zlib.error, pd.errors.ParserError) as error:
         raise InputError("results", str(path), f"not a CSV file ({error})") from error

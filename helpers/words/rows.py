@@ -125,6 +125,9 @@ SCHEMA = (
     Column("message", "message", "text", 0, "why it is not ok"),
     Column("id", "id", "text", 0, "a hash of everything that can change the result"),
 )
+LATER = (  # columns that only some tables have, behind the others; a row's id knows nothing of them
+    Column("logit lens", "", "text", 0, "what the logit lens says of the vector: its likeliest tokens, a JSON list; else empty"),
+)
 ROW_COLUMNS = tuple(column.name for column in SCHEMA)
 PAPER_COLUMNS = ROW_COLUMNS[:5]  # the paper's, under its names and in its order
 ITEM_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Item._fields}
