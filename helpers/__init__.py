@@ -58,6 +58,7 @@ _FACE = {
     "score_texts": "engine.teacher",
     "score_labels": "engine.labels",
     "vocabulary": "lenses.logit",
+    "with_lens": "lenses.columns",
     "sweep": "runs.sweep",
     "label": "runs.labels",
     "make_plan": "words.plans",

@@ -15,7 +15,9 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 done with failed rows, 130 and 143 stopped (the same command "
     "continues)."
 )
-OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",), "bench": ("bench",)}  # whose settings a command takes, where not everyone's
+OF_COMMAND = {  # whose settings a command takes, where not everyone's
+    "check": ("can_it_speak",), "label": ("label",), "lens": ("lens",), "bench": ("bench",),
+}  # fmt: skip
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -83,15 +85,17 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments (or of label, bench) once, with its meaning; of all if none is named."""
+    """Yield each setting of some experiments or commands once, with its meaning; of all experiments if none is named."""
     from ..bench.settings import BenchSettings
     from ..experiments import EXPERIMENTS
     from ..words.labels import LabelSettings
+    from ..words.lenses import LensSettings
     from ..words.settings import SourceOptions
 
     seen = {"source_options"}  # its fields are given by their names
     records = {name: experiment.Settings for name, experiment in EXPERIMENTS.items()}
-    asked = [(records | {"label": LabelSettings, "bench": BenchSettings})[name] for name in names or EXPERIMENTS]
+    own = {"label": LabelSettings, "lens": LensSettings, "bench": BenchSettings}  # of commands
+    asked = [(records | own)[name] for name in names or EXPERIMENTS]
     for record in (*asked, SourceOptions):
         for name, field in record.model_fields.items():
             if name not in seen:
@@ -109,6 +113,10 @@ def _label_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
 
 def _bench_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{name}=", meaning) for name, meaning in _settings("bench")]
+
+
+def _lens_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
+    return [(f"{name}=", meaning) for name, meaning in _settings("lens")]
 
 
 def _components(incomplete: str = "") -> list[str]:
@@ -307,6 +315,22 @@ def bench(
     from .reproduce import run_to_end
 
     return run_to_end(lambda: bench(settings, model, new), context.obj["again"])
+
+
+@cli.command(cls=WithSettings, epilog=EXIT_CODES)
+def lens(
+    action: Annotated[str, typer.Argument(metavar="fit", show_default=False, autocompletion=lambda: ["fit"])],
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help=MODEL, autocompletion=_models)] = "",
+    settings: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_lens_settings_to_type)
+    ] = (),
+) -> int:
+    """Fit a model's Jacobian lens, which says what its vectors make it write later. Minutes a text; resumable."""
+    from .lens import lens
+
+    if "=" in model:
+        model, settings = "", [model, *settings]
+    return lens(action, model, settings)
 
 
 @cli.command()

@@ -109,6 +109,30 @@ def substitute(module: nn.Module, hidden: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def trace(blocks: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Keep each block's output as the next block receives it, so that gradients reach it; the graph begins at the first.
+
+    Yields:
+        Blocks' outputs of the latest pass, (batch, tokens, width) each; the next block receives a copy, since some
+        families add to it in place.
+    """
+    seen: list[Tensor] = []
+
+    def hook(module, args, output):
+        hidden = _tensor_of(output)
+        if module is blocks[0]:
+            seen.clear()
+            hidden = hidden.detach().requires_grad_()
+        seen.append(hidden)
+        return type(output)((hidden.clone(), *output[1:])) if isinstance(output, (tuple, list)) else hidden.clone()
+
+    with ExitStack() as registered:
+        for block in blocks:
+            registered.callback(block.register_forward_hook(hook).remove)
+        yield seen
+
+
 class _EndOfPass(Exception):
     """Leaves a forward pass whose rest nobody needs."""
 

@@ -2,5 +2,7 @@
 
 logit       the model's own last norm and head, on any vector
 jacobian    the same, after the mean effect of a block's output on the last block's
+fitting     a Jacobian lens of a model, text by text
 neighbours  the nearest vectors of other texts
+columns     the lens columns of a table of rows
 """

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import InputError
+from ..words.files import cache_folder
 from ..words.settings import DEFAULT_MODEL
 from .gguf import sha256
 
@@ -87,13 +88,6 @@ CATALOGUE = {
         hub=("Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF", "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf"),
     ),
 }
-
-
-def cache_folder() -> Path:
-    """Return the folder of fetched models: $SUPERSCOPES_CACHE, or one in the user's cache folder."""
-    if chosen := os.environ.get("SUPERSCOPES_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "superscopes"
 
 
 def is_here(alias: str) -> bool:

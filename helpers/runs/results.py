@@ -16,14 +16,14 @@ from .. import InputError
 from ..words.components import COMPONENTS
 from ..words.files import in_repository, json_of, write_atomically
 from ..words.plans import METHOD_VERSION, check_comparable
-from ..words.rows import PAPER_COLUMNS, SCHEMA, WEIGHED
+from ..words.rows import LATER, PAPER_COLUMNS, SCHEMA
 from ..words.target import TargetPrompt
 
 FIRST_ITEM = "first item"  # a column that rows in memory have, and no CSV
 AMPLIFIER = "amplification value"
 DTYPES = {"text": "str", "int": "int64", "number": "float64", "float": "float64"}  # of a column's type
 COLUMN_DTYPES = {column.name: DTYPES[column.type] for column in SCHEMA} | {"seed": "Int64"}  # which may be empty
-READ_DTYPES = COLUMN_DTYPES | {column.name: DTYPES[column.type] for column in WEIGHED}  # which a file may have, too
+READ_DTYPES = COLUMN_DTYPES | {column.name: DTYPES[column.type] for column in LATER}  # which a file may have, too
 OF_FILE = ("rows", "status", "csv")  # what the JSON says about its CSV; the rest is in the rows' `.attrs`
 
 

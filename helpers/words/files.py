@@ -32,6 +32,13 @@ def results_folder(model: str, out_dir: str | Path = "", **source_options) -> Pa
     return ROOT / (Path(out_dir).expanduser() if out_dir else Path("data") / slug(model, **source_options))
 
 
+def cache_folder() -> Path:
+    """Return where what can be made again is kept: $SUPERSCOPES_CACHE, or a folder in the user's cache folder."""
+    if chosen := os.environ.get("SUPERSCOPES_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "superscopes"
+
+
 def in_repository(path: str | Path) -> Path:
     """Return a path as settings give it: relative to the repository, with ~ for the user's home."""
     return ROOT / Path(path).expanduser()

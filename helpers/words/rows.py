@@ -131,10 +131,14 @@ WEIGHED = (  # behind these, where readings were weighed without their prompt; t
     Column("verdict", "", "text", 0, "of the one chosen blind: believed, no reading to believe, or uncalibrated"),
     Column("chosen", "", "text", 0, "by what it is chosen of its vector's readings: blind, similarity, or both"),
 )
+LATER = (  # columns that only some tables have, behind the others; a row's id knows nothing of them
+    *WEIGHED,
+    Column("logit lens", "", "text", 0, "what the logit lens says of the vector: its likeliest tokens, a JSON list; else empty"),
+)
 ROW_COLUMNS = tuple(column.name for column in SCHEMA)
 WEIGHED_COLUMNS = tuple(column.name for column in WEIGHED)
 PAPER_COLUMNS = ROW_COLUMNS[:5]  # the paper's, under its names and in its order
 ITEM_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Item._fields}
 READING_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Reading._fields}
 SCORE_COLUMNS = tuple(column.name for column in SCHEMA if not column.field)
-DIGITS = {column.name: column.digits for column in (*SCHEMA, *WEIGHED) if column.type == "float"}
+DIGITS = {column.name: column.digits for column in (*SCHEMA, *LATER) if column.type == "float"}

@@ -12,8 +12,12 @@ from helpers.cli.commands import cli
 from helpers.experiments import EXPERIMENTS
 from helpers.models.catalogue import CATALOGUE
 from helpers.words.labels import LabelSettings
+from helpers.words.lenses import LensSettings
 
-COMMANDS = ["reproduce", "check", "models", "app", "label", "bench", "status", "clean", "score", "test", "lab", "docs", "help"]
+COMMANDS = [
+    "reproduce", "check", "models", "app", "label", "lens", "bench", "status", "clean", "score", "test", "lab", "docs",
+    "help",
+]  # fmt: skip
 HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "matplotlib", "papermill", "nbformat", "gradio", "rich")
 
 
@@ -46,6 +50,9 @@ def test_help_for_a_command_lists_experiments_and_settings(capfd):
     for setting in LabelSettings.model_fields:
         assert setting == "source_options" or f"\n  {setting} " in page
     assert "num_prompts" not in page and "--component" in page
+    page = answered(["help", "lens"], capfd)
+    for setting in LensSettings.model_fields:
+        assert setting == "source_options" or f"\n  {setting} " in page
 
 
 @pytest.mark.parametrize(
