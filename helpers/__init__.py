@@ -54,6 +54,8 @@ _FACE = {
     "score_labels": "engine.labels",
     "sweep": "runs.sweep",
     "label": "runs.labels",
+    "read": "runs.vectors",
+    "believed": "runs.vectors",
     "make_plan": "words.plans",
     "TargetPrompt": "words.target",
     "Sampling": "words.decoding",

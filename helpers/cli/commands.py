@@ -15,7 +15,7 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 a bug of ours, 2 bad input, 3 done with failed rows, 130 and 143 stopped (the same command "
     "continues)."
 )
-OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",)}  # whose settings a command takes, where not everyone's
+OF_COMMAND = {"check": ("can_it_speak",), "label": ("label",), "read": ("read",)}  # whose settings a command takes, where not everyone's
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -83,14 +83,15 @@ def _experiments(incomplete: str = "") -> list[tuple[str, str]]:
 
 
 def _settings(*names: str) -> Iterator[tuple[str, str]]:
-    """Yield each setting of some experiments (or of the command label) once, with its meaning; of all if none is named."""
+    """Yield each setting of some experiments (or of a command, label or read) once, with its meaning; of all if none is named."""
     from ..experiments import EXPERIMENTS
     from ..words.labels import LabelSettings
     from ..words.settings import SourceOptions
+    from ..words.vectors import VectorSettings
 
     seen = {"source_options"}  # its fields are given by their names
     records = {name: experiment.Settings for name, experiment in EXPERIMENTS.items()}
-    asked = [(records | {"label": LabelSettings})[name] for name in names or EXPERIMENTS]
+    asked = [(records | {"label": LabelSettings, "read": VectorSettings})[name] for name in names or EXPERIMENTS]
     for record in (*asked, SourceOptions):
         for name, field in record.model_fields.items():
             if name not in seen:
@@ -104,6 +105,10 @@ def _settings_to_type(incomplete: str) -> list[tuple[str, str]]:
 
 def _label_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{name}=", meaning) for name, meaning in _settings("label")]
+
+
+def _vector_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
+    return [(f"{name}=", meaning) for name, meaning in _settings("read")]
 
 
 def _components(incomplete: str = "") -> list[str]:
@@ -285,6 +290,35 @@ def label(
         "token": token, "model": model,
     }  # fmt: skip
     return label(settings, given, out)
+
+
+@cli.command(cls=WithSettings, epilog=EXIT_CODES)
+def read(
+    context: typer.Context,
+    vectors: Annotated[
+        str,
+        typer.Argument(
+            metavar="VECTORS", show_default=False,
+            help="A file of vectors, an SAE's folder, or an expression: '\"King\" - \"Man\" + \"Woman\"', 'mlp.down[5, 10:20]'.",
+        ),
+    ],
+    settings: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_vector_settings_to_type)
+    ] = (),
+    names: Annotated[str | None, _option("NAMES", "Only these of a file; all if left out.")] = None,
+    rows: Annotated[str | None, _option("ROWS", "Only these of a file, like 0-99.")] = None,
+    layers: Annotated[str | None, _option("LAYERS", "Source layers of an expression's prompts; 1-7 if left out.")] = None,
+    amplifiers: Annotated[str | None, _option("NUMBERS", "A grid that fits the way, if left out.")] = None,
+    model: Annotated[str | None, _option("NAME", MODEL, _models)] = None,
+    new: New = False,
+) -> int:
+    """Read vectors of any origin, beside random ones. CSVs go into runs/read/<model>/; the same command continues."""
+    from .read import read
+    from .reproduce import run_to_end
+
+    given = {"vectors": vectors, "names": names, "rows": rows, "layers": layers, "amplifiers": amplifiers, "model": model}
+    given |= {"new": "true"} if new else {}
+    return run_to_end(lambda: read(settings, given), context.obj["again"])
 
 
 @cli.command()

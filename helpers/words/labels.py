@@ -117,7 +117,7 @@ def references(prompt: str, prompts: Sequence[str]) -> list[str]:
 # What a command or a page asks for
 
 
-def _check_component(parameter: str, value: object) -> str:
+def check_component(parameter: str, value: object) -> str:
     if value not in COMPONENTS:
         raise InputError(parameter, value, f"expected one of {', '.join(COMPONENTS)}")
     return value
@@ -134,7 +134,7 @@ class LabelSettings(ModelSettings):
     labels: Annotated[tuple[str, ...], Form(check_labels, read_labels)] = setting(
         ("band", "person", "country", "food"), 'what they may be, with commas between; "a, b" in double quotes is one'
     )
-    component: Annotated[str, Form(_check_component)] = setting(
+    component: Annotated[str, Form(check_component)] = setting(
         "hidden_state", f"which vector: {', '.join(COMPONENTS)}"
     )
     layers: Layers = setting("1-7", 'source layers, like "1-7", "1-3,9" or "all"')

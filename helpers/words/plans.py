@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import InputError
@@ -72,21 +72,28 @@ class Plan:
         self._check_lengths(card, target_prompt)
 
         items: dict[Item, None] = {}
+        for prompt, token, position, own_layers in self._sources(card, layers):
+            for name, component in parsed.items():
+                source_layers = component.blocks[1:] if component.blocks else own_layers
+                amplifiers = (1.0,) if component.is_read_once else self.amplifiers
+                seed = self.seed if self._is_sampled or component.kind == "random" else None
+                for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
+                    at = layer if target == "same" else target
+                    item = Item(prompt, token, layer, amplifier, name, position, at, target_prompt.name, seed)
+                    items[item] = None
+        return self.with_ids(list(items), card, identity) if identity else list(items)
+
+    def _sources(self, card, layers: Sequence[int]) -> Iterator[tuple[str, str, int, Sequence[int]]]:
+        """Yield what vectors are taken from: source prompt, token decoded alone, position, source layers."""
         for prompt in self.prompts:
             decoded = card.decoded_tokens(prompt)
             for token in self.tokens:
                 position = locate("token", token, prompt, card)
-                for name, component in parsed.items():
-                    source_layers = component.blocks[1:] if component.blocks else layers
-                    amplifiers = (1.0,) if component.is_read_once else self.amplifiers
-                    seed = self.seed if self._is_sampled or component.kind == "random" else None
-                    for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
-                        at = layer if target == "same" else target
-                        item = Item(
-                            prompt, decoded[position], layer, amplifier, name, position, at, target_prompt.name, seed
-                        )
-                        items[item] = None
-        return self.with_ids(list(items), card, identity) if identity else list(items)
+                yield prompt, decoded[position], position, layers
+
+    def _in_id(self, item: Item) -> object:
+        """Return what stands for an item's source in its id."""
+        return item.source_prompt
 
     def describe(self) -> dict:
         """Return the settings as the JSON beside a CSV tells them."""
@@ -119,10 +126,13 @@ class Plan:
         room = card.context_length - len(card.token_ids(target_prompt.text))
         if self.max_new_tokens > room:
             raise InputError("max_new_tokens", self.max_new_tokens, f"{card.name} has room for {room} after the prompt")
-        for parameter, prompts in (("prompts", self.prompts), ("references", self.references)):
-            for prompt in prompts:
-                if (length := len(card.token_ids(prompt))) > card.context_length:
-                    raise InputError(parameter, prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+        for parameter, prompt in (*self._texts(), *(("references", reference) for reference in self.references)):
+            if (length := len(card.token_ids(prompt))) > card.context_length:
+                raise InputError(parameter, prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Yield what the model has to read, each with the parameter that it came from."""
+        return (("prompts", prompt) for prompt in self.prompts)
 
     def with_ids(self, items: list[Item], card, identity: Identity) -> list[Item]:
         """Give each of the plan's items a hash of everything that can change its text (CSV column `id`)."""
@@ -140,7 +150,7 @@ class Plan:
         kinds = {name: kind if (kind := parse_component(name).kind) in ends else "" for name in self.components}
 
         def hashed(item: Item) -> str:
-            own = [item.source_prompt, item.position, item.component, item.layer, item.amplifier, item.target_layer]
+            own = [self._in_id(item), item.position, item.component, item.layer, item.amplifier, item.target_layer]
             end = ends[kinds[item.component]]
             return hashlib.sha256(json.dumps(own)[:-1].encode() + b", " + end).hexdigest()[:20]
 
@@ -201,6 +211,8 @@ def make_plan(
         why = "expected None (greedy), Sampling(temperature, top_p) or Contrast(weight, floor)"
         raise InputError("decoding", decoding, why)
     components = check_components("components", components)
+    if given := [name for name in components if parse_component(name).is_given]:
+        raise InputError("components", given[0], "prompts have no such vectors; `helpers.read` reads given ones")
     return Plan(
         prompts,
         components,
