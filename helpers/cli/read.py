@@ -91,7 +91,7 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
         as_high = f"{row['random as high']} of {row['random']}" if row["random"] else "–"
         name = row["source prompt"] if row["source prompt"] != before else ""
         before = row["source prompt"]
-        reading = row["first item"] if row["status"] == "ok" else f"({row['status']})"
+        reading = row["reading"] if row["status"] == "ok" else f"({row['status']})"
         cells = (
             name, "–" if row["layer"] < 0 else str(row["layer"]), f"{row['amplification value']:g}", reading,
             _number(row["contrast"]), as_high, _number(row["like nothing"]),

@@ -40,7 +40,7 @@ class GivenVectors:
     def __init__(self, lm: LanguageModel, vectors: Sequence[Vector]):
         self._lm, self._vectors = lm, tuple(vectors)
         self._by_name = {vector.name: vector for vector in vectors}
-        self._files = {of: VectorFile(of) for of in {one.origin for one in vectors if isinstance(one.origin, FileSource)}}
+        self._open = lru_cache(None)(VectorFile)
         self._worked_out = lru_cache(EXPRESSIONS_KEPT)(lambda expression: evaluate(lm, expression))
         for vector in vectors:  # a weight that the model doesn't have is refused before anything is read
             if isinstance(vector.origin, Expression):
@@ -55,22 +55,20 @@ class GivenVectors:
         return Given(self, self._by_name[name])
 
     def at(self, vector: Vector, layer: int) -> Tensor:
-        """Return a vector, of a layer where that matters: (width,) float32 on the CPU.
+        """Return a vector, of a layer where that matters: (width,) float32 on the CPU; NaN of what comes out as zero.
 
         Raises:
-            InputError: the file has other numbers than when the plan was made; an expression that comes out as zero.
+            InputError: the file has other numbers than when the plan was made.
         """
         match vector.origin:
             case FileSource():
-                [numbers] = self._files[vector.origin].read([vector.position])
+                [numbers] = self._open(vector.origin).read([vector.position])
                 if digest_of(numbers) != vector.key:
                     raise InputError("vectors", vector.name, "the file has changed since its vectors were looked up")
                 return numbers
             case Expression() as expression:
                 numbers = self._worked_out(expression)[max(layer, 0)]
-                if not numbers.any():
-                    raise InputError("vectors", vector.name, f"comes out as zero at layer {layer}")
-                return numbers
+                return numbers if numbers.any() else numbers / 0
             case RandomLike(_, _, like):
                 seed = as_seed(f"{vector.key} {layer}")
                 drawn = torch.randn(self._lm.width, generator=torch.Generator().manual_seed(seed))

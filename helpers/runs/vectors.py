@@ -122,7 +122,8 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
         rows: of `read`.
 
     Returns:
-        The chosen rows' `source prompt`, `token`, `layer`, `target layer`, `amplification value`, `result`, `first item`;
+        The chosen rows' `source prompt`, `layer`, `target layer`, `token`, `amplification value`, `result`, and `reading`, its
+        first item;
         `agreement`, the mean cosine with the vector's other readings;
         `contrast`, the same less the mean cosine with the readings of random directions;
         `random as high`, of how many random directions the contrast is at least as high, of `random`;
@@ -136,7 +137,8 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
     is_blank = (rows["status"] == "ok") & (rows[FIRST_ITEM].str.strip() == "")
     rows = rows.assign(status=rows["status"].mask(is_blank, "blank"))  # it says nothing: agreeing in that is no sign
     if rows.groupby([*OF_VECTOR, "target layer"])["amplification value"].nunique().max() > 1:
-        chosen = choose(rows, CRITERION, judge)
+        words_first = rows.sort_values("status", key=lambda status: status != "ok", kind="stable")  # where none agrees
+        chosen = choose(words_first, CRITERION, judge)
     else:
         chosen = rows.assign(**{CRITERION: np.nan})
     texts = sorted({*rows[FIRST_ITEM], *nothing[FIRST_ITEM]})
@@ -160,7 +162,7 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
             "like nothing": _mean_cosine(row, nothing, embedded) if is_ok else np.nan,
         })  # fmt: skip
     numbers = pd.DataFrame(found, index=own.index).astype({"random as high": "Int64"}).round(DECIMALS)
-    table = own[SHOWN].join(numbers).reset_index(drop=True)
+    table = own[SHOWN].rename(columns={FIRST_ITEM: "reading"}).join(numbers).reset_index(drop=True)
     table.attrs = rows.attrs
     return table
 

@@ -133,7 +133,8 @@ class VectorPlan(Plan):
 
     def describe(self) -> dict:
         """Return the settings as the JSON beside a CSV tells them."""
-        about = {name: value for name, value in super().describe().items() if name not in ("prompts", "token")}
+        without = {"prompts", "token"} | (set() if any(one.layer is None for one in self.vectors) else {"layers"})
+        about = {name: value for name, value in super().describe().items() if name not in without}
         digest = hashlib.sha256("".join(vector.key for vector in self.vectors).encode()).hexdigest()[:16]
         files = sorted({of.origin.stem for of in self.vectors if isinstance(of.origin, FileSource)})
         return about | {"vectors": {"count": len(self.vectors), "digest": digest, **({"files": files} if files else {})}}
@@ -188,6 +189,7 @@ def make_vector_plan(
         InputError: names the parameter, what was given and what is allowed.
     """
     names = [vector.name for vector in vectors]
+    layers = layers if any(vector.layer is None for vector in vectors) else (0,)  # no vector asks for it
     plan = make_plan(names, "hidden_state", layers, amplifiers, -1, target_layer, **settings)
     components = tuple(listed(components))
     for name in components:
