@@ -5,6 +5,8 @@ sources    where a model's files are, and what identifies them
 gguf       a GGUF file, dequantised once and kept
 families   which modules of a block add to the residual stream, proved at load
 load       the card of a model, and the model in memory
+weights    rows of a model's weight matrices, by the families' names
+vector_files  files of vectors: safetensors, SAEs, control vectors and more
 
 The first three import no torch: a model can be listed, found and fetched without waiting for it.
 """

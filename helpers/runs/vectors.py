@@ -22,6 +22,7 @@ from .sweep import sweep
 CRITERION = "agreement_amplifiers"
 OF_VECTOR = ["source prompt", "layer"]
 SHOWN = [*OF_VECTOR, "target layer", "token", "amplification value", "result", FIRST_ITEM, "status"]
+WORD = r"\w\w"  # what a reading that says something has at least
 LONGEST_NAME = 40  # letters of a file's name that is made from an expression
 
 
@@ -127,14 +128,14 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
         `agreement`, the mean cosine with the vector's other readings;
         `contrast`, the same less the mean cosine with the readings of random directions;
         `random as high`, of how many random directions the contrast is at least as high, of `random`;
-        `chance`, (that + 1) / (`random` + 1);
+        `highest random`, the highest contrast of them; `chance`, (`random as high` + 1) / (`random` + 1);
         `like the others`, the mean cosine with the readings believed of the other vectors;
         `like nothing`, the cosine with what the model writes when nothing is patched.
-        `status`, blank where no reading says anything. Numbers are empty where there is nothing to compare with: a single amplifier, no random directions, a single vector.
+        `status`, blank where no reading has a word. Numbers are empty where there is nothing to compare with: a single amplifier, no random directions, a single vector.
     """
     judge = judge or Judge()
     nothing, rows = rows[rows["component"] == "none"], rows[rows["component"] != "none"]
-    is_blank = (rows["status"] == "ok") & (rows[FIRST_ITEM].str.strip() == "")
+    is_blank = (rows["status"] == "ok") & ~rows[FIRST_ITEM].str.contains(WORD)
     rows = rows.assign(status=rows["status"].mask(is_blank, "blank"))  # it says nothing: agreeing in that is no sign
     if rows.groupby([*OF_VECTOR, "target layer"])["amplification value"].nunique().max() > 1:
         words_first = rows.sort_values("status", key=lambda status: status != "ok", kind="stable")  # where none agrees
@@ -157,7 +158,8 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
         is_ok = row["status"] == "ok"
         found.append({
             "agreement": row[CRITERION], "contrast": contrast, "random as high": as_high if compared else pd.NA,
-            "random": compared, "chance": (as_high + 1) / (compared + 1) if compared else np.nan,
+            "random": compared, "highest random": np.nanmax(chance[key]) if compared else np.nan,
+            "chance": (as_high + 1) / (compared + 1) if compared else np.nan,
             "like the others": _mean_cosine(row, others, embedded) if is_ok else np.nan,
             "like nothing": _mean_cosine(row, nothing, embedded) if is_ok else np.nan,
         })  # fmt: skip

@@ -291,7 +291,7 @@ class VectorSettings(ReadSettings):
     @property
     def is_file(self) -> bool:
         """Tell whether the vectors are in a file: by its ending, or since there is one of this name."""
-        return self.vectors.lower().endswith(SUFFIXES) or os.path.exists(in_repository(self.vectors))
+        return self.vectors.lower().endswith((*SUFFIXES, "/")) or os.path.exists(in_repository(self.vectors))
 
     @property
     def file(self) -> FileSource:

@@ -13,7 +13,7 @@ from helpers.experiments import EXPERIMENTS
 from helpers.models.catalogue import CATALOGUE
 from helpers.words.labels import LabelSettings
 
-COMMANDS = ["reproduce", "check", "models", "app", "label", "status", "clean", "score", "test", "lab", "docs", "help"]
+COMMANDS = ["reproduce", "check", "models", "app", "label", "read", "status", "clean", "score", "test", "lab", "docs", "help"]
 HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "matplotlib", "papermill", "nbformat", "gradio", "rich")
 
 

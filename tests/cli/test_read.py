@@ -57,7 +57,7 @@ def test_what_is_believed_is_what_the_formulas_say(rows):
 
     def best(of):
         """Return (first item, contrast) of the reading that agrees most with the vector's others."""
-        texts = [text for text in of[FIRST_ITEM] if text.strip()]
+        texts = [text for text in of[FIRST_ITEM] if re.search(r"\w\w", text)]
         if not texts:
             return None
         agreement = [
@@ -67,7 +67,7 @@ def test_what_is_believed_is_what_the_formulas_say(rows):
         at = 0 if len(texts) == 1 else int(np.argmax(np.round(agreement, 6)))
         name = of["source prompt"].iloc[0]
         pool = rows[(rows["token"] == "random") & (rows["source prompt"] != name)][FIRST_ITEM]
-        return texts[at], agreement[at] - np.mean([cosine(texts[at], one) for one in pool if one.strip()])
+        return texts[at], agreement[at] - np.mean([cosine(texts[at], one) for one in pool if re.search(r"\w\w", one)])
 
     nothing = rows.loc[rows["component"] == "none", FIRST_ITEM].item()
     random = [best(of)[1] for _, of in rows[rows["token"] == "random"].groupby("source prompt")]
@@ -80,6 +80,7 @@ def test_what_is_believed_is_what_the_formulas_say(rows):
         assert row["like nothing"] == pytest.approx(cosine(text, nothing), abs=1e-5)
         assert row["random"] == 3 and row["random as high"] == sum(one >= contrast - 1e-9 for one in random)
         assert row["chance"] == pytest.approx((row["random as high"] + 1) / 4, abs=1e-6)
+        assert row["highest random"] == pytest.approx(max(random), abs=1e-5)
         others = [
             other["reading"] for _, other in table.iterrows() if other["source prompt"] != row["source prompt"]
         ]
@@ -96,7 +97,7 @@ def test_where_there_is_nothing_to_compare_with_numbers_are_empty(tiny):
 def test_a_blank_reading_is_not_believed(rows):
     blank = rows.copy()
     of = blank.index[blank["source prompt"] == "mlp.down[1, 3]"]
-    blank.loc[of[:2], FIRST_ITEM] = " "
+    blank.loc[of[:2], FIRST_ITEM] = [" ", "a:\n\n"]
     table = believed(blank).set_index("source prompt")
     assert table.loc["mlp.down[1, 3]", "reading"] == rows.loc[of[2], FIRST_ITEM]
     blank.loc[of, FIRST_ITEM] = ""
