@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from .prompts import LEAST_REFERENCES, OUR_PROMPTS, read_prompts
 from .rows import Identity, Item
 from .target import PAPER_TARGET_PROMPT, TargetPrompt
 
+SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
 
 
@@ -88,8 +90,8 @@ class Plan:
         for prompt in self.prompts:
             decoded = card.decoded_tokens(prompt)
             for token in self.tokens:
-                position = locate("token", token, prompt, card)
-                yield prompt, decoded[position], position, layers
+                for position in positions("token", token, prompt, card):
+                    yield prompt, decoded[position], position, layers
 
     def _in_id(self, item: Item) -> object:
         """Return what stands for an item's source in its id."""
@@ -189,7 +191,8 @@ def make_plan(
             both), a number, a list.
         amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
             15 in steps of 0.5).
-        token: the inspected token: index (negative from the end) or the text of a token that occurs once.
+        token: the inspected token: index (negative from the end), the text of a token that occurs once, or a slice of
+            several, as Python writes it: "-5:" for the last five, "1::3" for every third but the first.
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.
@@ -272,6 +275,24 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
     for name, value in wanted.items():
         if given[name] != value:
             raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
+
+
+def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
+    """Return the positions of the tokens that a setting means: one, or those of a slice.
+
+    What is written like a slice but stands in the text as a token means that token.
+
+    Raises:
+        InputError: as `locate`; a slice without tokens.
+    """
+    found = SLICE.fullmatch(token) if isinstance(token, str) else None
+    decoded = [one.strip() for one in card.decoded_tokens(text)] if found else []
+    if not found or token.strip() in decoded:
+        return [locate(parameter, token, text, card)]
+    ends = (int(end) if end else None for end in found.groups())
+    if places := list(range(len(decoded)))[slice(*ends)]:
+        return places
+    raise InputError(parameter, token, f"no tokens there; {text!r} has {len(decoded)}")
 
 
 def locate(parameter: str, token: int | str, text: str, card) -> int:
