@@ -668,8 +668,8 @@ def given() -> str:
     sweep, file, large = (table.loc[way] for way in ("a sweep", "a file", "a large file, small model"))
     ratio = file["rows per second"] / sweep["rows per second"]
     return (
-        f"On one CPU core, {file['rows']:,} rows of a file were read at {ratio:.2f} times the speed of as many rows of a "
-        f"sweep, in turns. {large['rows']:,} of 110,000 rows of a large file, looked up and read by a small model, took "
+        f"On one CPU core, {file['rows']:,.0f} rows of a file were read at {ratio:.2f} times the speed of as many rows of a "
+        f"sweep, in turns. {large['rows']:,.0f} of 110,000 rows of a large file, looked up and read by a small model, took "
         f"{large['MB more']:.0f} MB more memory than 64 of them ([numbers](benchmarks/results/given.csv))."
     )
 
