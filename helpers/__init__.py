@@ -61,6 +61,8 @@ _FACE = {
     "with_lens": "lenses.columns",
     "sweep": "runs.sweep",
     "label": "runs.labels",
+    "read": "runs.vectors",
+    "believed": "runs.vectors",
     "make_plan": "words.plans",
     "TargetPrompt": "words.target",
     "Sampling": "words.decoding",

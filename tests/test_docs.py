@@ -23,6 +23,8 @@ from helpers.cli.reproduce import LEAD, STUDY_DTYPES, settle
 from helpers.experiments import names
 from helpers.experiments.model_sizes import AS_DEEP
 from helpers.models.catalogue import CATALOGUE
+from helpers.words.expressions import parse_all
+from helpers.words.vectors import VectorSettings
 
 README = (ROOT / "README.md").read_text()
 TEXTS = {page: page.read_text() for page in pages()}
@@ -59,6 +61,12 @@ def test_docs_writes_what_is_out_of_date(tmp_path, monkeypatch, capsys):
     assert main(["docs"]) == 2 and capsys.readouterr().err.startswith("numbers='nothing': ")
 
 
+def is_file_or_expression(vectors: str) -> bool:
+    for column in ("yes", "no"):  # of a file that a reader has
+        vectors = vectors.replace(f'"data/pairs.csv", column="{column}"', '"data/prompts.csv"')
+    return VectorSettings(vectors=vectors).is_file or bool(parse_all(vectors))
+
+
 def test_every_command_is_one_that_runme_takes():
     group = get_command(cli)
     lines = [line for text in TEXTS.values() for block in blocks(text, "sh") for line in block.replace("\\\n", " ").splitlines()]
@@ -76,6 +84,8 @@ def test_every_command_is_one_that_runme_takes():
             settle((values["only"],) if values["only"] else names("default", "paper"), settings)
         elif name == "check":
             settle(("can_it_speak",), settings)
+        elif name == "read":
+            assert is_file_or_expression(values["vectors"]), line
         elif name == "models":
             assert values["name"] in ("", *CATALOGUE)
 

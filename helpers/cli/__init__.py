@@ -4,6 +4,8 @@ commands   what can be typed, with its help and shell completion
 reproduce  read, then run the notebooks, then publish what is complete
 announce   check the settings against the model; say rows and minutes
 label      which of a few labels a prompt's vectors are
+read       what given vectors say: a file's, or an expression's
+lens       fit a model's Jacobian lens
 bench      tasks with ground truth
 notebooks  run a notebook through papermill
 docs       write the numbers of README.md and docs/, and the notebooks' parameter cells

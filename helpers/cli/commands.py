@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
@@ -16,7 +16,7 @@ EXIT_CODES = (
     "continues)."
 )
 OF_COMMAND = {  # whose settings a command takes, where not everyone's
-    "check": ("can_it_speak",), "label": ("label",), "lens": ("lens",), "bench": ("bench",),
+    "check": ("can_it_speak",), "label": ("label",), "read": ("read",), "lens": ("lens",), "bench": ("bench",),
 }  # fmt: skip
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -91,10 +91,11 @@ def _settings(*names: str) -> Iterator[tuple[str, str]]:
     from ..words.labels import LabelSettings
     from ..words.lenses import LensSettings
     from ..words.settings import SourceOptions
+    from ..words.vectors import VectorSettings
 
     seen = {"source_options"}  # its fields are given by their names
     records = {name: experiment.Settings for name, experiment in EXPERIMENTS.items()}
-    own = {"label": LabelSettings, "lens": LensSettings, "bench": BenchSettings}  # of commands
+    own = {"label": LabelSettings, "read": VectorSettings, "lens": LensSettings, "bench": BenchSettings}  # of commands
     asked = [(records | own)[name] for name in names or EXPERIMENTS]
     for record in (*asked, SourceOptions):
         for name, field in record.model_fields.items():
@@ -107,16 +108,8 @@ def _settings_to_type(incomplete: str) -> list[tuple[str, str]]:
     return [(f"{name}=", meaning) for name, meaning in _settings()]
 
 
-def _label_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
-    return [(f"{name}=", meaning) for name, meaning in _settings("label")]
-
-
-def _bench_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
-    return [(f"{name}=", meaning) for name, meaning in _settings("bench")]
-
-
-def _lens_settings_to_type(incomplete: str) -> list[tuple[str, str]]:
-    return [(f"{name}=", meaning) for name, meaning in _settings("lens")]
+def _settings_of(command: str) -> Callable[[str], list[tuple[str, str]]]:
+    return lambda incomplete: [(f"{name}=", meaning) for name, meaning in _settings(command)]
 
 
 def _components(incomplete: str = "") -> list[str]:
@@ -282,7 +275,7 @@ def label(
         str, typer.Argument(metavar="LABELS", show_default=False, help='What they may be, like "band, person, food".')
     ],
     settings: Annotated[
-        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_label_settings_to_type)
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_settings_of("label"))
     ] = (),
     component: Annotated[str | None, _option("NAME", "Which vector; hidden_state if left out.", _components)] = None,
     layers: Annotated[str | None, _option("LAYERS", "Source layers; 1-7 if left out.")] = None,
@@ -302,10 +295,39 @@ def label(
 
 
 @cli.command(cls=WithSettings, epilog=EXIT_CODES)
+def read(
+    context: typer.Context,
+    vectors: Annotated[
+        str,
+        typer.Argument(
+            metavar="VECTORS", show_default=False,
+            help="A file of vectors, an SAE's folder, or an expression: '\"King\" - \"Man\" + \"Woman\"', 'mlp.down[5, 10:20]'.",
+        ),
+    ],
+    settings: Annotated[
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_settings_of("read"))
+    ] = (),
+    names: Annotated[str | None, _option("NAMES", "Only these of a file; all if left out.")] = None,
+    rows: Annotated[str | None, _option("ROWS", "Only these of a file, like 0-99.")] = None,
+    layers: Annotated[str | None, _option("LAYERS", "Source layers of an expression's prompts; 1-7 if left out.")] = None,
+    amplifiers: Annotated[str | None, _option("NUMBERS", "A grid that fits the way, if left out.")] = None,
+    model: Annotated[str | None, _option("NAME", MODEL, _models)] = None,
+    new: New = False,
+) -> int:
+    """Read vectors of any origin, beside random ones. CSVs go into runs/read/<model>/; the same command continues."""
+    from .read import read
+    from .reproduce import run_to_end
+
+    given = {"vectors": vectors, "names": names, "rows": rows, "layers": layers, "amplifiers": amplifiers, "model": model}
+    given |= {"new": "true"} if new else {}
+    return run_to_end(lambda: read(settings, given), context.obj["again"])
+
+
+@cli.command(cls=WithSettings, epilog=EXIT_CODES)
 def bench(
     context: typer.Context,
     settings: Annotated[
-        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_bench_settings_to_type)
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_settings_of("bench"))
     ] = (),
     model: Model = "",
     new: New = False,
@@ -322,7 +344,7 @@ def lens(
     action: Annotated[str, typer.Argument(metavar="fit", show_default=False, autocompletion=lambda: ["fit"])],
     model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help=MODEL, autocompletion=_models)] = "",
     settings: Annotated[
-        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_lens_settings_to_type)
+        list[str], typer.Argument(metavar="NAME=VALUE", hidden=True, autocompletion=_settings_of("lens"))
     ] = (),
 ) -> int:
     """Fit a model's Jacobian lens, which says what its vectors make it write later. Minutes a text; resumable."""

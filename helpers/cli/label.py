@@ -11,7 +11,7 @@ from .. import InputError
 from ..words.components import COMPONENTS, into
 from ..words.files import check_writable, in_repository, shown
 from ..words.labels import LabelSettings, continuations
-from ..words.settings import read_settings
+from ..words.settings import settle
 from . import DONE, FAILED_ROWS
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def label(texts: Sequence[str], options: Mapping[str, str | None], out: str = ""
     Raises:
         InputError: names the parameter, what was given and what is allowed.
     """
-    asked = settle(texts, options)
+    asked = settle(LabelSettings, texts, options)
     plan, others = asked.plan(), asked.references()
     file = in_repository(out) if out else None
     if file and file.suffix != ".csv":
@@ -68,22 +68,6 @@ def label(texts: Sequence[str], options: Mapping[str, str | None], out: str = ""
         save_results(rows, file)
         print(f"\n{shown(file)}")
     return FAILED_ROWS if rows["probability"].isna().any() else DONE
-
-
-def settle(texts: Sequence[str], options: Mapping[str, str | None]) -> LabelSettings:
-    """Return the settings that a command means.
-
-    Raises:
-        InputError: an unknown setting, a wrong value, or one that is given twice.
-    """
-    given = read_settings(texts, [LabelSettings])
-    for name, text in options.items():
-        if text is None:
-            continue
-        if name in given:
-            raise InputError(name, text, "given twice")
-        given[name] = LabelSettings.read(name, text)
-    return LabelSettings.of(given)
 
 
 def lines_of(rows: pd.DataFrame, width: int) -> Iterator[str]:

@@ -4,6 +4,7 @@ hooks        record and patch what modules produce
 activations  run source prompts and keep what their blocks produced
 references   other prompts' last tokens, and what they have in common
 vectors      the vector that an item stands for, amplified in its way
+given        vectors of no prompt: a file's, an expression's, random ones
 prompt       the target prompt, read up to its placeholder once, continued from any vectors
 attention    attention that reads the shared prefix once for all rows
 compile      compiled decoder blocks, for long runs

@@ -18,6 +18,7 @@ from ..words.target import TargetPrompt
 from .activations import CapturedPrompts
 from .batches import Failures, StopAsked, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
+from .given import GivenVectors, fits, sources_of
 from .prompt import PatchedPrompt
 from .references import References
 from .vectors import amplified_vectors, as_seed
@@ -110,7 +111,7 @@ def run(
     fused: bool | None = None,
     done: Collection[str] = (),
     prompt: PatchedPrompt | None = None,
-    sources: CapturedPrompts | None = None,
+    sources: CapturedPrompts | GivenVectors | None = None,
     items: list[Item] | None = None,
     references: References | None = None,
     stop: Callable[[], bool] | None = None,
@@ -128,7 +129,7 @@ def run(
             (compile.FROM_ROWS).
         done: ids of rows that were read before; a batch of nothing else is passed over.
         prompt: the plan's target prompt, if it was read before; one that was made for something else isn't used.
-        sources: the plan's captured prompts, likewise.
+        sources: the plan's captured prompts or given vectors, likewise.
         items: the plan's items on this model, with ids, if they were expanded before.
         references: the means of the plan's references, likewise.
         stop: asked before each token; when it says so, the batches end, without the one in hand.
@@ -169,7 +170,7 @@ class Reader:
         batch_size: int | None = None,
         fused: bool | None = None,
         prompt: PatchedPrompt | None = None,
-        sources: CapturedPrompts | None = None,
+        sources: CapturedPrompts | GivenVectors | None = None,
         items: list[Item] | None = None,
         references: References | None = None,
         stop: Callable[[], bool] | None = None,
@@ -178,8 +179,7 @@ class Reader:
         self.items = plan.items(lm, lm.identity) if items is None else items
         if not (prompt and prompt.is_for(lm, plan.target_prompt, plan.max_new_tokens)):
             prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
-        if not (sources and sources.is_for(lm, plan.prompts)):
-            sources = CapturedPrompts(lm, plan.prompts)
+        sources = sources if fits(sources, lm, plan) else sources_of(lm, plan)
         if plan.references and not (references and references.is_for(lm, plan.references)):
             references = References(lm, plan.references)
         self._prompt, self._sources, self._references = prompt, sources, references

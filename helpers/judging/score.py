@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ..words.components import GIVEN
 from ..words.rows import DIGITS
 from ..words.target import TargetPrompt
+from ..words.vectors import NOTHING
 from .judge import Judge
 
 
@@ -19,6 +21,15 @@ def first_items(rows: pd.DataFrame) -> list[str]:
     return [TargetPrompt().first_item(text) for text in rows["result"]]
 
 
+def _prompts(rows: pd.DataFrame) -> list[str | None]:
+    """Return each row's source prompt, None where it is no prompt but the name of a given vector."""
+    prompts = rows["source prompt"].tolist()
+    kinds = rows["component"].tolist() if "component" in rows else [""] * len(rows)
+    return [
+        None if GIVEN in kind or prompt == NOTHING.name else prompt for prompt, kind in zip(prompts, kinds, strict=True)
+    ]
+
+
 def score(rows: pd.DataFrame, judge: Judge | None = None, gold: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return rows with their scores: of the whole result, of its first item, and by gold where there is one.
 
@@ -28,11 +39,12 @@ def score(rows: pd.DataFrame, judge: Judge | None = None, gold: Mapping[str, str
         gold: source prompt -> a true short description.
 
     Returns:
-        A copy with `score`, `score first item` and `score gold`; empty where status isn't ok.
+        A copy with `score`, `score first item` and `score gold`; empty where status isn't ok, and where there is no
+        prompt to compare with, but the name of a given vector.
     """
-    results, prompts, items = rows["result"].tolist(), rows["source prompt"].tolist(), first_items(rows)
-    golds = [(gold or {}).get(prompt) for prompt in prompts]
-    texts = sorted({*results, *items, *prompts, *(text for text in golds if text is not None)})
+    results, items, prompts = rows["result"].tolist(), first_items(rows), _prompts(rows)
+    golds = [(gold or {}).get(prompt) for prompt in rows["source prompt"]]
+    texts = sorted({*results, *items, *(text for text in (*prompts, *golds) if text is not None)})
     vectors = dict(zip(texts, (judge or Judge()).embed(texts), strict=True)) if texts else {}
     ok = (rows["status"] == "ok").tolist()
 

@@ -6,6 +6,8 @@ gguf       a GGUF file, dequantised once and kept
 gguf_header  whether a GGUF file's header fits its file
 families   which modules of a block add to the residual stream, proved at load
 load       the card of a model, and the model in memory
+weights    rows of a model's weight matrices, by the families' names
+vector_files  files of vectors: safetensors, SAEs, control vectors and more
 
 The first three import no torch: a model can be listed, found and fetched without waiting for it.
 """

@@ -10,6 +10,7 @@ status     what runs have left on disk
 results    CSVs and the JSON of what made them
 sweep      plans read and scored in one call, as a table
 labels     which of a few labels a vector is, as a table
+vectors    given vectors read beside random ones, and which reading to believe
 session    one model and one judge in memory
 readings   an experiment's rows: taken where they are finished, read where they are not
 evidence   what the model tells of stored readings, kept beside them

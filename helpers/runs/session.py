@@ -13,6 +13,7 @@ from .loop import Source
 
 if TYPE_CHECKING:
     from ..engine.activations import CapturedPrompts
+    from ..engine.given import GivenVectors
     from ..engine.interpret import Batch
     from ..engine.prompt import PatchedPrompt
     from ..engine.references import References
@@ -107,13 +108,13 @@ class Session:
             self._prompt = PatchedPrompt(*wanted)
         return self._prompt
 
-    def sources_for(self, plan: Plan) -> "CapturedPrompts":
-        """Return the activations of a plan's prompts; captured again only when the prompts are others."""
-        from ..engine.activations import CapturedPrompts
+    def sources_for(self, plan: Plan) -> "CapturedPrompts | GivenVectors":
+        """Return the activations of a plan's prompts, or its given vectors; made again only when they are others."""
+        from ..engine.given import fits, sources_of
 
-        if not (self._captured and self._captured.is_for(self.lm, plan.prompts)):
+        if not fits(self._captured, self.lm, plan):
             self._captured = None
-            self._captured = CapturedPrompts(self.lm, plan.prompts)
+            self._captured = sources_of(self.lm, plan)
         return self._captured
 
     def references_for(self, plan: Plan) -> "References | None":

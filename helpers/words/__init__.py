@@ -10,6 +10,8 @@ settings    the one record of settings, for shell, notebooks, page, link and JSO
 plans       prompts × tokens × components × layers × amplifiers, in order, with ids
 files       where files go, and how they are written
 prompts     the prompt files: prompts, gold descriptions, categories
+expressions what stands for a vector, like "King" - "Man" + "Woman", and its grammar
+vectors     given vectors, of a file or an expression, as a plan's sources
 labels      hypotheses about a vector, and how a target prompt goes on with them
 machine     what this machine gives to this process
 """

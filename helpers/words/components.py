@@ -48,6 +48,7 @@ COMPONENTS = {  # what a block is recorded by
 }  # fmt: skip
 GRIDS = {name: kind.grid for name, kind in COMPONENTS.items()}
 EVALUATED = {name: kind.target_layer for name, kind in COMPONENTS.items() if kind.target_layer is not None}
+GIVEN = "vector"  # what a file holds or an expression says, instead of a prompt (`words.vectors`)
 READ_ONCE = ("zero", "none")  # no amplifier changes them
 
 
@@ -101,7 +102,7 @@ class Component:
     """A component by its parts; `parse_component` makes it from a name.
 
     Attributes:
-        kind: one of COMPONENTS;
+        kind: one of COMPONENTS; GIVEN, which no prompt has;
             "guidance", h_PreMLP + w·mlp with the amplifier as w: 0 is h_PreMLP, 1 the hidden state (paper §3.5);
             "mlp_sum", the sum of mlp_output over blocks a … b (§6);
             a way to amplify another component, "centred", "norm" or "norm_add" (WAYS);
@@ -125,6 +126,11 @@ class Component:
         return self.kind in READ_ONCE
 
     @property
+    def is_given(self) -> bool:
+        """Tell whether it is a given vector, in whatever way it is amplified."""
+        return GIVEN in (self.kind, self.of)
+
+    @property
     def is_centred(self) -> bool:
         """Tell whether its vectors depend on reference prompts."""
         return self.kind == "centred"
@@ -137,10 +143,12 @@ def parse_component(name: str) -> Component:
         InputError: no such component.
     """
     if isinstance(name, str):
-        if name in COMPONENTS or name in ("guidance", *READ_ONCE):
+        if name in COMPONENTS or name in ("guidance", GIVEN, *READ_ONCE):
             return Component(name)
         if (found := re.fullmatch(r"(\w+)\[(\w+)\]", name)) and found[1] in ("random", *COMPOSED) and found[2] in COMPONENTS:
             return Component(found[1], of=found[2])
+        if (found := re.fullmatch(r"(norm|norm_add)\[(\w+)\]", name)) and found[2] == GIVEN:
+            return Component(found[1], of=GIVEN)
         if (found := re.fullmatch(r"mlp_sum\[(\d+)-(\d+)\]", name)) and int(found[1]) <= int(found[2]):
             return Component("mlp_sum", blocks=(int(found[1]), int(found[2])))
     raise InputError("components", name, ALLOWED)

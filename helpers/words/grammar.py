@@ -1,6 +1,7 @@
 """How a setting is written, in the shell, a notebook, a link or Python, and what each kind of value may be."""
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -50,7 +51,7 @@ def read_mapping(text: str) -> dict[str, str] | str:
 def read_path(text: str) -> str:
     """Make the name of a file or folder that exists from where the user stands absolute; return others as they are."""
     path = Path(text).expanduser()
-    return str(path.absolute()) if text and path.exists() else text
+    return str(path.absolute()) if text and os.path.exists(path) else text  # not `path.exists`: it raises for long texts
 
 
 # Kinds of values

@@ -8,7 +8,7 @@ from .. import InputError
 from . import grammar
 from .components import COMPONENTS, EVALUATED
 from .grammar import listed, read_number
-from .plans import Plan, locate, make_plan
+from .plans import SLICE, Plan, locate, make_plan
 from .prompts import LEAST_REFERENCES, other_prompts, read_prompts
 from .settings import (
     PROMPTS,
@@ -20,7 +20,6 @@ from .settings import (
     ModelSettings,
     TargetText,
     Text,
-    Tokens,
     setting,
 )
 from .target import TargetPrompt
@@ -117,7 +116,7 @@ def references(prompt: str, prompts: Sequence[str]) -> list[str]:
 # What a command or a page asks for
 
 
-def _check_component(parameter: str, value: object) -> str:
+def check_component(parameter: str, value: object) -> str:
     if value not in COMPONENTS:
         raise InputError(parameter, value, f"expected one of {', '.join(COMPONENTS)}")
     return value
@@ -127,6 +126,13 @@ def _check_target_layer(parameter: str, value: object) -> object:
     return value if value == "" else grammar.check_target_layers(parameter, value)
 
 
+def _check_token(parameter: str, value: object) -> tuple[int | str, ...]:
+    tokens = grammar.check_tokens(parameter, value)
+    if len(tokens) > 1 or SLICE.fullmatch(str(tokens[0])):
+        raise InputError(parameter, value, "expected a single token: an index, or its text")
+    return tokens
+
+
 class LabelSettings(ModelSettings):
     """Which vectors of a prompt are asked for which labels."""
 
@@ -134,12 +140,12 @@ class LabelSettings(ModelSettings):
     labels: Annotated[tuple[str, ...], Form(check_labels, read_labels)] = setting(
         ("band", "person", "country", "food"), 'what they may be, with commas between; "a, b" in double quotes is one'
     )
-    component: Annotated[str, Form(_check_component)] = setting(
+    component: Annotated[str, Form(check_component)] = setting(
         "hidden_state", f"which vector: {', '.join(COMPONENTS)}"
     )
     layers: Layers = setting("1-7", 'source layers, like "1-7", "1-3,9" or "all"')
     amplifiers: Amplifiers = setting((1, 2), "numbers and ranges, like 1,1.5,2:6:0.5; 1 is plain Patchscopes")
-    token: Tokens = setting(-1, "the inspected token: an index, negative from the end, or its text")
+    token: Annotated[tuple[int | str, ...], Form(_check_token, read_number)] = setting(-1, "the inspected token: an index, negative from the end, or its text")
     target_layer: Annotated[object, Form(_check_target_layer, read_number)] = setting(
         "", "the patched layer: a number, or same; empty is the paper's: 0 for hidden states, same for others"
     )

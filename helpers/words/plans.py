@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import InputError
@@ -26,6 +27,7 @@ from .prompts import LEAST_REFERENCES, OUR_PROMPTS, read_prompts
 from .rows import Identity, Item
 from .target import PAPER_TARGET_PROMPT, TargetPrompt
 
+SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
 
 
@@ -72,21 +74,28 @@ class Plan:
         self._check_lengths(card, target_prompt)
 
         items: dict[Item, None] = {}
+        for prompt, token, position, own_layers in self._sources(card, layers):
+            for name, component in parsed.items():
+                source_layers = component.blocks[1:] if component.blocks else own_layers
+                amplifiers = (1.0,) if component.is_read_once else self.amplifiers
+                seed = self.seed if self._is_sampled or component.kind == "random" else None
+                for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
+                    at = layer if target == "same" else target
+                    item = Item(prompt, token, layer, amplifier, name, position, at, target_prompt.name, seed)
+                    items[item] = None
+        return self.with_ids(list(items), card, identity) if identity else list(items)
+
+    def _sources(self, card, layers: Sequence[int]) -> Iterator[tuple[str, str, int, Sequence[int]]]:
+        """Yield what vectors are taken from: source prompt, token decoded alone, position, source layers."""
         for prompt in self.prompts:
             decoded = card.decoded_tokens(prompt)
             for token in self.tokens:
-                position = locate("token", token, prompt, card)
-                for name, component in parsed.items():
-                    source_layers = component.blocks[1:] if component.blocks else layers
-                    amplifiers = (1.0,) if component.is_read_once else self.amplifiers
-                    seed = self.seed if self._is_sampled or component.kind == "random" else None
-                    for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
-                        at = layer if target == "same" else target
-                        item = Item(
-                            prompt, decoded[position], layer, amplifier, name, position, at, target_prompt.name, seed
-                        )
-                        items[item] = None
-        return self.with_ids(list(items), card, identity) if identity else list(items)
+                for position in positions("token", token, prompt, card):
+                    yield prompt, decoded[position], position, layers
+
+    def _in_id(self, item: Item) -> object:
+        """Return what stands for an item's source in its id."""
+        return item.source_prompt
 
     def describe(self) -> dict:
         """Return the settings as the JSON beside a CSV tells them."""
@@ -119,10 +128,13 @@ class Plan:
         room = card.context_length - len(card.token_ids(target_prompt.text))
         if self.max_new_tokens > room:
             raise InputError("max_new_tokens", self.max_new_tokens, f"{card.name} has room for {room} after the prompt")
-        for parameter, prompts in (("prompts", self.prompts), ("references", self.references)):
-            for prompt in prompts:
-                if (length := len(card.token_ids(prompt))) > card.context_length:
-                    raise InputError(parameter, prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+        for parameter, prompt in (*self._texts(), *(("references", reference) for reference in self.references)):
+            if (length := len(card.token_ids(prompt))) > card.context_length:
+                raise InputError(parameter, prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Yield what the model has to read, each with the parameter that it came from."""
+        return (("prompts", prompt) for prompt in self.prompts)
 
     def with_ids(self, items: list[Item], card, identity: Identity) -> list[Item]:
         """Give each of the plan's items a hash of everything that can change its text (CSV column `id`)."""
@@ -140,7 +152,7 @@ class Plan:
         kinds = {name: kind if (kind := parse_component(name).kind) in ends else "" for name in self.components}
 
         def hashed(item: Item) -> str:
-            own = [item.source_prompt, item.position, item.component, item.layer, item.amplifier, item.target_layer]
+            own = [self._in_id(item), item.position, item.component, item.layer, item.amplifier, item.target_layer]
             end = ends[kinds[item.component]]
             return hashlib.sha256(json.dumps(own)[:-1].encode() + b", " + end).hexdigest()[:20]
 
@@ -179,7 +191,8 @@ def make_plan(
             both), a number, a list.
         amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
             15 in steps of 0.5).
-        token: the inspected token: index (negative from the end) or the text of a token that occurs once.
+        token: the inspected token: index (negative from the end), the text of a token that occurs once, or a slice of
+            several, as Python writes it: "-5:" for the last five, "1::3" for every third but the first.
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.
@@ -201,6 +214,8 @@ def make_plan(
         why = "expected None (greedy), Sampling(temperature, top_p) or Contrast(weight, floor)"
         raise InputError("decoding", decoding, why)
     components = check_components("components", components)
+    if given := [name for name in components if parse_component(name).is_given]:
+        raise InputError("components", given[0], "prompts have no such vectors; `helpers.read` reads given ones")
     return Plan(
         prompts,
         components,
@@ -260,6 +275,24 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
     for name, value in wanted.items():
         if given[name] != value:
             raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
+
+
+def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
+    """Return the positions of the tokens that a setting means: one, or those of a slice.
+
+    What is written like a slice but stands in the text as a token means that token.
+
+    Raises:
+        InputError: as `locate`; a slice without tokens.
+    """
+    found = SLICE.fullmatch(token) if isinstance(token, str) else None
+    decoded = [one.strip() for one in card.decoded_tokens(text)] if found else []
+    if not found or token.strip() in decoded:
+        return [locate(parameter, token, text, card)]
+    ends = (int(end) if end else None for end in found.groups())
+    if places := list(range(len(decoded)))[slice(*ends)]:
+        return places
+    raise InputError(parameter, token, f"no tokens there; {text!r} has {len(decoded)}")
 
 
 def locate(parameter: str, token: int | str, text: str, card) -> int:

@@ -12,8 +12,10 @@ OUR_PROMPTS = "data/prompts.csv"  # the paper's 48; references, where no others 
 LEAST_REFERENCES = 10  # other prompts, where something is compared with them
 
 
-def read_prompts(path: str | Path, num_prompts: int = 0, parameter: str = "prompts") -> list[str]:
-    """Read source prompts from a CSV with a column `prompt`: the first `num_prompts`, or all (0).
+def read_prompts(
+    path: str | Path, num_prompts: int = 0, parameter: str = "prompts", column: str = "prompt"
+) -> list[str]:
+    """Read source prompts from a column of a CSV: the first `num_prompts`, or all (0).
 
     Args:
         parameter: that names the file, for errors.
@@ -21,12 +23,12 @@ def read_prompts(path: str | Path, num_prompts: int = 0, parameter: str = "promp
     Raises:
         InputError: no such file or column, no prompts, or a blank one (with its row number).
     """
-    columns = _read_columns(path, parameter)
+    columns = _read_columns(path, parameter, column)
     if not is_whole(num_prompts) or num_prompts < 0:
         raise InputError("num_prompts", num_prompts, "expected a whole number; 0 is all")
-    prompts = columns["prompt"]
+    prompts = columns[column]
     if not prompts:
-        raise InputError(parameter, str(path), "no prompts under its column 'prompt'")
+        raise InputError(parameter, str(path), f"no prompts under its column {column!r}")
     if blank := [row for row, prompt in enumerate(prompts, start=1) if not prompt.strip()]:
         raise InputError(parameter, str(path), f"row {blank[0]} is blank")
     return prompts[: num_prompts or None]
@@ -67,17 +69,17 @@ def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[st
     return dict(zip(prompts, values, strict=True))
 
 
-def _read_columns(path: str | Path, parameter: str = "prompts") -> dict[str, list[str]]:
+def _read_columns(path: str | Path, parameter: str = "prompts", column: str = "prompt") -> dict[str, list[str]]:
     file = in_repository(path)
     if not file.is_file():
-        raise InputError(parameter, str(path), "no such file; expected a CSV with a column 'prompt'")
+        raise InputError(parameter, str(path), f"no such file; expected a CSV with a column {column!r}")
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             names, *rows = list(csv.reader(lines, strict=True)) or [[]]
     except (ValueError, csv.Error) as error:
         raise InputError(parameter, str(path), f"not a CSV file ({error})") from error
-    if "prompt" not in names:
-        raise InputError(parameter, str(path), f"no column 'prompt'; its columns are {', '.join(names)}")
+    if column not in names:
+        raise InputError(parameter, str(path), f"no column {column!r}; its columns are {', '.join(names)}")
     if odd := [number for number, row in enumerate(rows, start=1) if len(row) > len(names)]:
         raise InputError(parameter, str(path), f"not a CSV file (row {odd[0]} has more fields than there are columns)")
     return {

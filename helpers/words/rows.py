@@ -107,7 +107,7 @@ class Column(NamedTuple):
 SCHEMA = (
     Column("source prompt", "source_prompt", "text", 0, "S"),
     Column("token", "token", "text", 0, "the inspected token, decoded alone"),
-    Column("layer", "layer", "int", 0, "source layer ℓ, from 0"),
+    Column("layer", "layer", "int", 0, "source layer ℓ, from 0; −1 of a given vector of no layer"),
     Column("amplification value", "amplifier", "number", 0, "α; for guidance w, for norm ρ, for norm_add c"),
     Column("result", "result", "text", 0, "what the model wrote, cut at end-of-sequence"),
     Column("component", "component", "text", 0, "which vector was read"),

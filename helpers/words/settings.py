@@ -321,3 +321,23 @@ def read_settings(texts: Iterable[str], records: Iterable[type[Record]]) -> dict
         else:
             given[name] = read
     return given
+
+
+def settle(record: type[Record], texts: Iterable[str], options: Mapping[str, str | None]) -> Record:
+    """Return the settings that a command means.
+
+    Args:
+        texts: NAME=VALUE settings, or options of a model's source.
+        options: settings that were given as arguments or options; None where they weren't.
+
+    Raises:
+        InputError: an unknown setting, a wrong value, or one that is given twice.
+    """
+    given = read_settings(texts, [record])
+    for name, text in options.items():
+        if text is None:
+            continue
+        if name in given:
+            raise InputError(name, text, "given twice")
+        given[name] = record.read(name, text)
+    return record.of(given)

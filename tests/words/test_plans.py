@@ -11,6 +11,7 @@ from helpers import InputError
 from helpers.models.load import read_model
 from helpers.words.components import COMPOSED
 from helpers.words.decoding import Contrast, Sampling
+from helpers.words.labels import LabelSettings
 from helpers.words.plans import locate, make_plan
 from helpers.words.prompts import OUR_PROMPTS, read_prompts
 from helpers.words.rows import Identity, Site
@@ -242,3 +243,29 @@ def test_a_token_by_its_text_with_or_without_its_space(card):
 def test_layers_may_be_numbers_and_depths_together(card):
     items = make_plan(["a"], layers="1-3,depth:0.5,0.9", amplifiers=1).items(card)
     assert [item.layer for item in items] == [1, 2, 3, 14, 26]  # round(0.5 · 29) and round(0.9 · 29), to even
+
+
+@pytest.mark.parametrize(
+    ("token", "places"),
+    [("-2:", [3, 4]), (":2", [0, 1]), ("1::2", [1, 3]), ("1:-1", [1, 2, 3]), ("::4", [0, 4]), ("-99:", [0, 1, 2, 3, 4])],
+)
+def test_a_slice_of_tokens_is_each_of_them_with_the_id_that_it_has_alone(token, places, card):
+    text, identity = "Diana, Princess of", Identity("m", "f", "float32", "sdpa")
+    assert len(card.token_ids(text)) == 5
+    items = make_plan(text, layers=1, amplifiers=1, token=token).items(card, identity)
+    assert [item.position for item in items] == places
+    assert [item.token for item in items] == [card.decoded_tokens(text)[place] for place in places]
+    alone = [make_plan(text, layers=1, amplifiers=1, token=place).items(card, identity)[0].id for place in places]
+    assert [item.id for item in items] == alone
+
+
+def test_what_looks_like_a_slice_is_a_token_where_there_is_one(card):
+    [item] = make_plan("At 7: dinner", layers=1, amplifiers=1, token=":").items(card)
+    assert item.token == ":"
+    with pytest.raises(InputError, match="no tokens there"):
+        make_plan("Titanic", token="50:").items(card)
+    for token in ("-:", "1:2:0", "a:"):
+        with pytest.raises(InputError, match="is not in"):
+            make_plan("Titanic", token=token).items(card)
+    with pytest.raises(InputError, match="a single token"):
+        LabelSettings.of({"token": "-2:"})
