@@ -51,6 +51,7 @@ _FACE = {
     "interpret": "engine.interpret",
     "run": "engine.interpret",
     "score_texts": "engine.teacher",
+    "relevancy": "engine.teacher",
     "score_labels": "engine.labels",
     "sweep": "runs.sweep",
     "label": "runs.labels",

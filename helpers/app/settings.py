@@ -158,7 +158,7 @@ class PageSettings(Record):
         names, line = ["load_model", "sweep"], ""
         if target.name != "paper":
             names.insert(0, "TargetPrompt")
-            line = f"\n    target_prompt=TargetPrompt({target.text!r}, placeholder={target.placeholder!r}),"
+            line = f"\n    target_prompt=TargetPrompt({target.text!r}, placeholder={target.placeholder!r}{', span=True' if target.span else ''}),"
         return f"""from helpers import {", ".join(names)}
 
 lm = load_model({self.model!r}, dtype={dtype!r})
