@@ -115,7 +115,7 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
         rows["component"] = component
     if "id" in rows:  # ours
         for name in set(MAY_LACK) - set(rows):
-            rows.insert(list(COLUMN_DTYPES).index(name), name, pd.array([""] * len(rows), "str"))
+            rows.insert(min(list(COLUMN_DTYPES).index(name), rows.shape[1]), name, pd.array([""] * len(rows), "str"))
     about = read_about(file)
     rows[FIRST_ITEM] = _first_items(rows, about)
     return Table(rows, about, digest)
