@@ -56,6 +56,7 @@ _FACE = {
     "interpret": "engine.interpret",
     "run": "engine.interpret",
     "score_texts": "engine.teacher",
+    "relevancy": "engine.teacher",
     "score_labels": "engine.labels",
     "vocabulary": "lenses.logit",
     "with_lens": "lenses.columns",

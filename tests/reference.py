@@ -85,3 +85,42 @@ def plain_contrast(model, tokenizer, vector, target_layer, target_text, weight, 
             break
         written.append(token)
     return tokenizer.decode(written, skip_special_tokens=True)
+
+
+@torch.no_grad()
+def plain_placed(model, tokenizer, put, place, layer, target_text, positions, max_new_tokens=10):
+    """Return what the model writes when at each position what stands at a place becomes `put(number, what stood there)`.
+
+    Args:
+        put: (number of the position among all, (width,) own state in this very pass) -> (width,).
+        place: (kind, module): "in" replaces what the module receives, "out" what it returns; a third, a factor, is what
+            the block multiplies the output by.
+    """
+    kind, module, factor = (*place, 1.0)[:3]
+    inputs = tokenizer(target_text, return_tensors="pt").to(model.device)
+    length = inputs.input_ids.shape[1]
+
+    def written(hidden):
+        lines = hidden.reshape(1, -1, hidden.shape[-1]).clone()
+        if lines.shape[1] == length:
+            for number, position in enumerate(positions):
+                lines[0, position] = put(number, lines[0, position] * factor) / factor
+        return lines.reshape(hidden.shape)
+
+    def on_output(module, args, output):
+        return (written(output[0]), *output[1:]) if isinstance(output, tuple) else written(output)
+
+    def on_input(module, args, kwargs):
+        if args:
+            return (written(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": written(kwargs["hidden_states"])}
+
+    if kind == "in":
+        handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(on_output)
+    try:
+        tokens = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+    finally:
+        handle.remove()
+    return tokenizer.decode(tokens[0, length:], skip_special_tokens=True)

@@ -160,7 +160,8 @@ class PageSettings(Record):
         names, line, chosen = ["believe", "load_model", "sweep"], "", "chosen = believe(lm, rows)  # one per vector, without the prompt\n"
         if target.name != "paper":
             names, chosen = ["TargetPrompt", "load_model", "sweep"], ""
-            line = f"\n    target_prompt=TargetPrompt({target.text!r}, placeholder={target.placeholder!r}),"
+            span = ", span=True" if target.span else ""
+            line = f"\n    target_prompt=TargetPrompt({target.text!r}, placeholder={target.placeholder!r}{span}),"
         return f"""from helpers import {", ".join(names)}
 
 lm = load_model({self.model!r}, dtype={dtype!r})

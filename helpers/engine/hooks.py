@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,29 +43,72 @@ def record(
         yield seen
 
 
-@contextmanager
-def patch(blocks: Sequence[nn.Module], target_layers: Tensor, vectors: Tensor, position: int) -> Iterator[None]:
-    """Replace, row by row, one block's output at one position (METHOD: h at block ℓ*, position i* becomes α·v).
+class Place(NamedTuple):
+    """Where a vector can be patched in.
 
-    Args:
-        blocks: the model's decoder blocks, in order.
-        target_layers: (rows,) int64, the block ℓ* that each row is patched at; rows may differ, in any order.
-        vectors: (rows, width), already amplified.
-        position: of the patched token within the pass that runs inside the `with` block.
+    Attributes:
+        module: whose output is replaced.
+        receives: replace what it receives first instead.
+        scale: the block multiplies the module's output by this before it is added.
     """
 
-    def replace(rows):
+    module: nn.Module
+    receives: bool = False
+    scale: float | Tensor = 1.0
+
+
+@contextmanager
+def patch(
+    places: Sequence[nn.Module | Place],
+    targets: Tensor,
+    vectors: Tensor,
+    position: int | Sequence[int],
+    batch: int | None = None,
+) -> Iterator[None]:
+    """Replace, row by row, what stands at one place, at one position or several (METHOD: h at i* becomes α·v).
+
+    Args:
+        places: the model's decoder blocks, in order, whose outputs are replaced; or other places.
+        targets: (rows,) int64, which place each row is patched at; rows may differ, in any order.
+        vectors: (rows, width), already amplified, or (rows, positions, width).
+        position: of the patched tokens within the pass that runs inside the `with` block.
+        batch: rows of that pass, if it has more than are patched.
+    """
+    places = [place if isinstance(place, Place) else Place(place) for place in places]
+    positions = torch.tensor([position] if isinstance(position, int) else list(position))
+    given = vectors[:, None] if vectors.dim() == 2 else vectors
+
+    def replaced(hidden: Tensor, rows: Tensor, scale: float | Tensor) -> Tensor:
+        hidden = hidden.clone()  # (batch, tokens, width), or all tokens of the batch in one line
+        seen = hidden.view(batch or len(vectors), -1, hidden.shape[-1])
+        wanted = given[rows].to(seen)
+        wanted = wanted if isinstance(scale, float) and scale == 1 else wanted / scale
+        seen[rows.to(seen.device)[:, None], positions.to(seen.device)] = wanted
+        return hidden
+
+    def of_output(rows, scale):
         def hook(module, args, output):
-            hidden = _tensor_of(output).clone()  # (rows, tokens, width)
-            hidden[rows.to(hidden.device), position] = vectors[rows].to(hidden)
+            hidden = replaced(_tensor_of(output), rows, scale)
             return type(output)((hidden, *output[1:])) if isinstance(output, (tuple, list)) else hidden
 
         return hook
 
+    def of_input(rows, scale):
+        def hook(module, args, kwargs):
+            if args:
+                return (replaced(args[0], rows, scale), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": replaced(kwargs["hidden_states"], rows, scale)}
+
+        return hook
+
     with ExitStack() as registered:
-        for layer in target_layers.unique().tolist():
-            rows = torch.nonzero(target_layers == layer).squeeze(1)
-            registered.callback(blocks[layer].register_forward_hook(replace(rows)).remove)
+        for number in targets.unique().tolist():
+            rows, place = torch.nonzero(targets == number).squeeze(1), places[number]
+            if place.receives:
+                hook = place.module.register_forward_pre_hook(of_input(rows, place.scale), with_kwargs=True)
+            else:
+                hook = place.module.register_forward_hook(of_output(rows, place.scale))
+            registered.callback(hook.remove)
         yield
 
 

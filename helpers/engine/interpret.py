@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import InputError
 from ..models.load import LanguageModel
-from ..words.components import Site
+from ..words.components import INSIDE, OUTPUT, PLACES, Site
 from ..words.decoding import Contrast, Decoding
 from ..words.machine import is_out_of_memory
 from ..words.plans import Plan
@@ -21,7 +21,7 @@ from .compile import FROM_ROWS
 from .given import GivenVectors, fits, sources_of
 from .prompt import PatchedPrompt
 from .references import References
-from .vectors import amplified_vectors, as_seed
+from .vectors import amplified_vectors, as_seed, put
 
 
 class Batch(NamedTuple):
@@ -47,11 +47,14 @@ def interpret(
     decoding: Decoding | None = None,
     seeds: Sequence[int] | None = None,
     fused: bool | None = None,
+    target_component: str = OUTPUT,
+    way: str = "plain",
+    amplifier: float = 1.0,
 ) -> list[str]:
     """Return what the model writes when each vector replaces the target prompt's placeholder (paper §3).
 
     Args:
-        vectors: (n, width), already amplified.
+        vectors: (n, width), already amplified; or (n, placeholders, width), one for each placeholder.
         target_layers: the block ℓ* whose output is overwritten: a single one, or (n,).
         target_prompt: T; the paper's if left out.
         batch_size: rows at a time; found by memory and a short measurement if left out. Never changes a text in
@@ -59,6 +62,8 @@ def interpret(
         decoding: None is greedy; `Sampling` or `Contrast`.
         seeds: (n,) for sampling; 0 … n−1 if left out.
         fused: compile the model's blocks first; if left out, when n is large enough to pay for it (compile.FROM_ROWS).
+        target_component: where in block ℓ* a vector is put, one of `components.PLACES`.
+        way, amplifier: what is put there (`components.WAYS`), but for `centred` and `guidance`; plain at 1 is the vector.
 
     Returns:
         (n,) continuations without special tokens, cut at end-of-sequence; "" where logits were not finite, or where a
@@ -68,11 +73,15 @@ def interpret(
         InputError: shapes or layers that this model doesn't have.
         SameFailures: many rows in a row failed in the same way.
     """
-    targets = sites_of(lm, vectors, target_layers, len(vectors))
+    targets = sites_of(lm, vectors, target_layers, len(vectors), target_component)
     seeds = range(len(vectors)) if seeds is None else seeds
     check_batch_size(batch_size)
     prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max_new_tokens)
-    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding)
+    prompt.check_vectors(vectors)
+    if way != "plain" or amplifier != 1:
+        own = [prompt.placeholder_states[target] for target in targets]
+        vectors = torch.stack([put(way, amplifier, v.float().cpu(), h) for v, h in zip(vectors, own, strict=True)])
+    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding, target_component in INSIDE)
     texts = []
     for start in range(0, len(vectors), writer.size):
         batch = slice(start, start + writer.size)
@@ -86,21 +95,27 @@ def interpret(
 
 
 def sites_of(
-    lm: LanguageModel, vectors: Tensor | None, target_layers: int | Sequence[int], rows: int
+    lm: LanguageModel,
+    vectors: Tensor | None,
+    target_layers: int | Sequence[int],
+    rows: int,
+    target_component: str = OUTPUT,
 ) -> list[Site]:
     """Check vectors and target layers as `interpret` takes them; return where each row is patched.
 
     Raises:
         InputError: shapes or layers that this model doesn't have.
     """
-    if vectors is not None and (vectors.dim() != 2 or vectors.shape[1] != lm.width):
+    if target_component not in PLACES:
+        raise InputError("target_component", target_component, f"expected one of {', '.join(PLACES)}")
+    if vectors is not None and (vectors.dim() not in (2, 3) or vectors.shape[-1] != lm.width):
         raise InputError("vectors", tuple(vectors.shape), f"expected shape (n, {lm.width})")
     layers = torch.as_tensor(target_layers)
     layers = layers.expand(rows) if layers.dim() == 0 else layers
     if layers.shape != (rows,) or not ((0 <= layers) & (layers < lm.num_layers)).all():
         allowed = f"expected a layer of 0–{lm.num_layers - 1}, or one for each vector"
         raise InputError("target_layers", target_layers, allowed)
-    return [Site("hidden_state", layer) for layer in layers.tolist()]
+    return [Site(target_component, 0 if target_component == "embedding" else layer) for layer in layers.tolist()]
 
 
 def run(
@@ -183,7 +198,8 @@ class Reader:
         if plan.references and not (references and references.is_for(lm, plan.references)):
             references = References(lm, plan.references)
         self._prompt, self._sources, self._references = prompt, sources, references
-        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding, stop)
+        inside = any(place in INSIDE for place in plan.target_components)
+        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding, inside, stop)
         self.size = self._writer.size
 
     @property
@@ -201,7 +217,7 @@ class Reader:
 
         def given(part: slice) -> tuple[Tensor, Sequence[Site], Sequence[int]]:
             some = items[part]
-            vectors = amplified_vectors(some, self._sources, prompt.placeholder_states, self._references)
+            vectors = amplified_vectors(some, self._sources, prompt.placeholder_states, self._references, prompt.target_prompt.span)
             return vectors, [item.target for item in some], [as_seed(f"{item.seed} {item.id}") for item in some]
 
         readings, parts = self._writer.write(len(items), given)
@@ -227,15 +243,16 @@ class _Writer:
         batch_size: int | None,
         fused: bool | None,
         decoding: Decoding | None,
+        inside: bool = False,
         stop: Callable[[], bool] | None = None,
     ):
         self._prompt, self._decoding, self._failures, self._stop = prompt, decoding, Failures(), stop
         each = 2 if isinstance(decoding, Contrast) else 1  # rows of the model: a contrasted row has its null beside it
         self.size = batch_size or max(1, find_size(prompt, each * rows) // each)
         pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # the only device on which it was measured
-        self.fused = (pays if fused is None else fused) and prompt.fuse(each * self.size)
+        self.fused = (pays if fused is None else fused) and not inside and prompt.fuse(each * self.size)
         if fused and not self.fused:
-            why = prompt.why_not or "no shared prefix"
+            why = "it is patched inside a block" if inside else prompt.why_not or "no shared prefix"
             raise InputError("fused", fused, f"this model can't be compiled here ({why})")
 
     def write(
@@ -257,8 +274,7 @@ class _Writer:
             written = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused, stop=self._stop)
             options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
             texts = prompt.lm.tokenizer.batch_decode(written.tokens, **options)
-            replaced = torch.stack([prompt.placeholder_states[target].norm() for target in targets])
-            rho = (vectors.float().norm(dim=-1).cpu() / replaced).tolist()
+            rho = _rho(vectors, [prompt.placeholder_states[target] for target in targets]).tolist()
             numbers = zip(rho, written.entropy, written.log_prob, strict=True)
             return [_reading(*read) for read in zip(texts, written.finite, numbers, strict=True)]
 
@@ -274,6 +290,15 @@ def _reading(text: str, finite: bool, numbers: tuple[float, float, float]) -> Re
         message = NO_VECTOR if math.isnan(rho) else STATUSES["nonfinite"]
         return Reading("", _rounded_rho(rho), status="nonfinite", message=message)
     return Reading(text, _rounded_rho(rho), round(entropy, DIGITS["entropy"]), round(log_prob, DIGITS["log_prob"]))
+
+
+def _rho(vectors: Tensor, replaced: Sequence[Tensor]) -> Tensor:
+    """Return ‖what is put there‖ / ‖the placeholder's own state there‖, the mean over placeholders: (rows,)."""
+    if replaced[0].dim() == 1:
+        return vectors.float().norm(dim=-1).cpu() / torch.stack([own.norm() for own in replaced])
+    lengths = vectors.float().norm(dim=-1).cpu()
+    lengths = lengths[:, None] if lengths.dim() == 1 else lengths
+    return (lengths / torch.stack(list(replaced)).norm(dim=-1)).mean(-1)
 
 
 def _rounded_rho(rho: float) -> float:

@@ -6,19 +6,19 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from .. import InputError
 from ..models.load import LanguageModel
-from ..words.components import Site
+from ..words.components import INSIDE, Site
 from ..words.decoding import Contrast, Decoding, Sampling
-from ..words.plans import locate
+from ..words.plans import placeholders_of
 from ..words.target import TargetPrompt
 from .attention import SharedPrefixCache, can_share, shared_prefix_attention
 from .batches import StopAsked, is_out_of_memory, one_line
 from .compile import compile_blocks, compiled
-from .hooks import patch, record
+from .hooks import Place, patch, record
 from .sampling import contrasted, draw, entropy_of, greedy, log_prob_of
 
 SAME_LOGITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative difference that rounding explains
@@ -54,7 +54,10 @@ class PatchedPrompt:
     Attributes:
         target_prompt: T, its placeholder located in this model's tokens.
         max_new_tokens: how many tokens a row may write.
-        placeholder_states: target site -> (width,) float32 on the CPU, the placeholder's own hidden state h_{i*}^{ℓ*}.
+        positions: of the placeholders within the tail, which begins with the first of them.
+        placeholder_states: target site -> (width,) float32 on the CPU, the placeholder's own state there, such as
+            h_{i*}^{ℓ*}; of several placeholders (placeholders, width). A patch of one placeholder doesn't reach
+            another's state at the same site.
         shares_prefix: whether attention reads the prefix once for all rows.
         fused_rows: sizes of the batches that can run compiled.
         why_not: why the model does without one or both of these, if something went wrong when it was tried.
@@ -65,8 +68,9 @@ class PatchedPrompt:
         self.lm, self.max_new_tokens = lm, max_new_tokens
         self.target_prompt = target_prompt = target_prompt.located(lm)
         ids = torch.tensor([lm.token_ids(target_prompt.text)], device=lm.device)
-        position = locate("placeholder", target_prompt.placeholder, target_prompt.text, lm)
-        self.tail = ids[:, position:]  # the placeholder and what follows it
+        position, *others = placeholders_of(target_prompt, lm)
+        self.positions = [0, *(other - position for other in others)]
+        self.tail = ids[:, position:]  # the first placeholder and what follows it
         self.room = self.tail.shape[1] + max_new_tokens - 1  # tokens that a row adds to the cache
         self.prefix = DynamicCache(config=lm.model.config)
         if position:
@@ -74,9 +78,13 @@ class PatchedPrompt:
         self.shares_prefix, self.fused_rows, self.why_not = False, set(), ""
         self._shared: SharedPrefixCache | None = None  # kept from batch to batch
         self._targets = targets_of(lm)
-        with record(self._targets) as outputs:
+        outputs = {site: place.module for site, place in self._targets.items() if not place.receives}
+        inputs = {site: place.module for site, place in self._targets.items() if place.receives}
+        with record(outputs, inputs) as seen:
             logits = self._trial(rows=2, passes=1)
-            self.placeholder_states = {site: output[0, 0].float().cpu() for site, output in outputs.items()}
+        self.placeholder_states = {
+            site: self._at_placeholders(seen[site], place) for site, place in self._targets.items() if site in seen
+        }
         if lm.model._is_stateful or lm.source.options.trust_remote_code:  # may not go on from where it was left
             whole = lm.model(ids, logits_to_keep=1).logits[:, -1].float()
             if _difference(whole, logits[:1]) > SAME_LOGITS[lm.dtype]:
@@ -87,6 +95,17 @@ class PatchedPrompt:
             self.shares_prefix = True
             if not self._agrees(usual, rows=2, passes=2):
                 self.shares_prefix, self._shared = False, None
+
+    def _at_placeholders(self, seen: Tensor, place: Place) -> Tensor:
+        """Return the placeholders' states in what was recorded of two rows at a place."""
+        own = seen.view(2, -1, seen.shape[-1])[0, self.positions] * place.scale
+        return (own if isinstance(self.target_prompt.placeholder, tuple) else own[0]).float().cpu()
+
+    def check_vectors(self, vectors: Tensor) -> None:
+        """Refuse vectors for each placeholder that are not as many as the placeholders."""
+        if vectors.dim() == 3 and vectors.shape[1] != len(self.positions):
+            allowed = f"expected a vector, or one for each of {len(self.positions)} placeholders"
+            raise InputError("vectors", tuple(vectors.shape), allowed)
 
     def is_for(self, lm: LanguageModel, target_prompt: TargetPrompt, max_new_tokens: int) -> bool:
         """Tell whether it was made from exactly these, so that it can be used again."""
@@ -128,7 +147,7 @@ class PatchedPrompt:
         touches and which are given the tokens that the patched ones choose.
 
         Args:
-            vectors: (rows, width) float32, already amplified.
+            vectors: (rows, width) float32, already amplified; or (rows, placeholders, width), one for each.
             targets: (rows,) where each row is patched.
             decoding: None is greedy.
             seeds: (rows,) of one generator per row, so that a row's draws don't depend on its batch.
@@ -142,12 +161,13 @@ class PatchedPrompt:
         copies = 2 if isinstance(decoding, Contrast) else 1
         rows = copies * len(vectors)
         fused = rows in self.fused_rows if fused is None else fused
+        fused = fused and not any(target.component in INSIDE for target in targets)
         drawn = isinstance(decoding, Sampling)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds] if drawn else None
         stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), dtype=torch.long, device=self.lm.device)
 
         with self._prepared(rows, fused) as cache:
-            with self._patched(targets, vectors):  # the only pass that is patched
+            with self._patched(targets, vectors, rows):  # the only pass that is patched
                 logits = self._next_logits(self.tail.expand(rows, -1), cache)
             new_tokens, finite, entropy = [], True, entropy_of(logits[: len(vectors)])
             ended, log_prob, length = torch.zeros_like(entropy, dtype=torch.bool), 0, 0
@@ -194,7 +214,7 @@ class PatchedPrompt:
             padded[row, : len(tokens)] = torch.tensor(tokens)
         padded = padded.to(self.lm.device)
         ids = torch.cat([self.tail.expand(rows, -1), padded[:, :-1]], 1)
-        with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors):
+        with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors, rows):
             logits = self._logits(ids, cache, longest)
         found = log_prob_of(logits.flatten(0, 1), padded.flatten()).view(rows, longest).cpu()
         return [found[row, : len(tokens)] for row, tokens in enumerate(texts)], entropy_of(logits[:, 0]).cpu()
@@ -216,7 +236,7 @@ class PatchedPrompt:
         """
         rows = len(vectors)
         ids = torch.cat([self.tail, torch.tensor([head], dtype=torch.long, device=self.tail.device)], 1)
-        with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors):
+        with self._prepared(rows, fused=False) as cache, self._patched(targets, vectors, rows):
             logits = self._logits(ids.expand(rows, -1), cache, len(wanted))
         found = []
         for step, tokens in enumerate(wanted):
@@ -225,12 +245,20 @@ class PatchedPrompt:
         return torch.cat(found, 1).cpu()
 
     @contextmanager
-    def _patched(self, targets: Sequence[Site], vectors: Tensor) -> Iterator[None]:
-        """Patch each row's vector in at its site, at the placeholder, which is the first token after the prefix."""
+    def _patched(self, targets: Sequence[Site], vectors: Tensor, rows: int) -> Iterator[None]:
+        """Patch each row's vector in at its site, at the placeholders; the first of them follows the prefix.
+
+        The prefix before it can't see the patch, and the keys and values of the placeholders and of what follows are
+        made in this pass, so that they hold the patch wherever in the model it is put.
+
+        Args:
+            rows: of the pass; those beyond the targets are not patched.
+        """
         sites = list(dict.fromkeys(targets))
         numbers = {site: number for number, site in enumerate(sites)}
-        modules = [self._targets[site] for site in sites]
-        with patch(modules, torch.tensor([numbers[site] for site in targets]), vectors, position=0):
+        places = [self._targets[site] for site in sites]
+        numbered = torch.tensor([numbers[site] for site in targets])
+        with patch(places, numbered, vectors, self.positions, rows):
             yield
 
     @contextmanager
@@ -306,9 +334,13 @@ class PatchedPrompt:
         return 2 * 4 * (per_token * tokens + 2 * self.lm.config.get_text_config().vocab_size)
 
 
-def targets_of(lm: LanguageModel) -> dict[Site, nn.Module]:
-    """Return where vectors can be patched in: site -> the module whose output is replaced."""
-    return {Site("hidden_state", layer): block for layer, block in enumerate(lm.blocks)}
+def targets_of(lm: LanguageModel) -> dict[Site, Place]:
+    """Return where vectors can be patched in, each of `components.PLACES` in each block."""
+    places = {Site("embedding", 0): Place(lm.model.get_input_embeddings())}
+    for site, module in lm.parts.modules().items():
+        scaled = site.component in INSIDE and lm.parts.convention.scale
+        places[site] = Place(module, scale=getattr(lm.blocks[site.layer], scaled) if scaled else 1.0)
+    return places | {Site("block_input", layer): Place(block, receives=True) for layer, block in enumerate(lm.blocks)}
 
 
 def _difference(usual: Tensor, logits: Tensor) -> float:

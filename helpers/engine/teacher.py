@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import InputError
 from ..models.load import LanguageModel
+from ..words.components import OUTPUT
 from ..words.target import TargetPrompt
 from .batches import Failures, check_batch_size, run_with_bisection
 from .interpret import sites_of
@@ -41,6 +42,7 @@ def score_texts(
     texts: Sequence[str],
     target_prompt: TargetPrompt | PatchedPrompt | None = None,
     batch_size: int | None = None,
+    target_component: str = OUTPUT,
 ) -> TextScores:
     """Return the log-probability of each text as the continuation of the target prompt under its vector.
 
@@ -51,6 +53,7 @@ def score_texts(
         target_prompt: T, or as the model has read it already, if that has room for the longest text; the paper's if left
             out.
         batch_size: rows at a time; as many as give a pass of a good size if left out.
+        target_component: where in block ℓ* a vector is put, one of `components.PLACES`.
 
     Raises:
         InputError: shapes or layers that this model doesn't have; a text that is empty or has no tokens; not as many
@@ -65,12 +68,14 @@ def score_texts(
     if vectors is not None and len(vectors) != len(tokens):
         raise InputError("texts", len(tokens), f"expected as many as vectors, {len(vectors)}")
     check_batch_size(batch_size)
-    targets = sites_of(lm, vectors, target_layers, len(tokens))
+    targets = sites_of(lm, vectors, target_layers, len(tokens), target_component)
     prompt, longest = target_prompt, max(map(len, tokens))
     if not isinstance(prompt, PatchedPrompt):
         prompt = PatchedPrompt(lm, prompt or TargetPrompt(), longest)
     elif prompt.max_new_tokens < longest:
         prompt = PatchedPrompt(lm, prompt.target_prompt, longest)
+    if vectors is not None:
+        prompt.check_vectors(vectors)
     order = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]))
     log_probs: list[Tensor] = [torch.empty(0)] * len(tokens)
     entropy, failures = torch.full((len(tokens),), torch.nan), Failures()
@@ -92,6 +97,33 @@ def score_texts(
             for row, scores in zip(rows, found[0], strict=True):
                 log_probs[row] = scores
     return TextScores(log_probs, entropy)
+
+
+def relevancy(
+    lm: LanguageModel,
+    vectors: Tensor,
+    target_layers: int | Sequence[int],
+    texts: Sequence[str],
+    target_prompt: TargetPrompt | None = None,
+    batch_size: int | None = None,
+    target_component: str = OUTPUT,
+) -> list[Tensor]:
+    """Return how much each token of each text depends on its vector: SelfIE's relevancy.
+
+    It is |p(token | patched) − p(token | nothing patched)|, each token after the true ones before it. A token that the
+    prompt and the text alone make as likely has 0. Texts are tokenized anew, which may cut a written text otherwise.
+
+    Args:
+        as of `score_texts`.
+
+    Returns:
+        (n,) tensors, (tokens,) float32; NaN where a row failed.
+    """
+    more = target_prompt, batch_size, target_component
+    patched = score_texts(lm, vectors, target_layers, texts, *more).log_probs
+    alone = list(dict.fromkeys(texts))  # what nothing patched gives is the same wherever it isn't patched
+    nothing = dict(zip(alone, score_texts(lm, None, 0, alone, target_prompt, batch_size).log_probs, strict=True))
+    return [(own.exp() - nothing[text].exp()).abs() for own, text in zip(patched, texts, strict=True)]
 
 
 def good_size(lm: LanguageModel, tokens: int) -> int:

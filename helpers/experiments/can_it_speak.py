@@ -53,7 +53,7 @@ def plans(settings: Settings) -> list[Plan]:
         InputError: entities without descriptions, or a target prompt that goes on after its placeholder.
     """
     target = TargetPrompt.of_text(settings.target_prompt)
-    if target.mark and target.text[target.mark[1] :].strip():
+    if target.mark and target.text[target.mark[-1][1] :].strip():
         raise InputError("target_prompt", settings.target_prompt, "expected to end in its placeholder")
     return [
         make_plan(

@@ -6,7 +6,8 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..judging.rules import RULES, rules_for
-from ..words.components import COMPOSED, EVALUATED, GRIDS, WAYS, into, plural, title
+from ..words import components
+from ..words.components import EVALUATED, GRIDS, WAYS, into, plural, title
 from ..words.decoding import Contrast
 from ..words.methods import AMPLIFIED, PLAIN
 from ..words.plans import Plan, make_plan
@@ -44,7 +45,8 @@ TABLE = "ways_to_amplify.csv.gz"
 NEEDS = ()
 
 CONTRAST = "contrast"  # a decoding, so that it goes with any component and amplifier
-FORMULAS = {name: way.formula for name, way in WAYS.items()} | {CONTRAST: "z + λ·(z − z_null)"}
+COMPOSED = tuple(name for name in components.COMPOSED if WAYS[name].grid)  # with amplifiers that fit all layers
+FORMULAS = {name: way.formula for name, way in WAYS.items() if name in ("plain", "guidance", *COMPOSED)} | {CONTRAST: "z + λ·(z − z_null)"}
 ADDS = "guidance"  # the way that adds another vector of the source prompt: it says what that one says, too
 FIXED, BEST = "fixed", "best of all"  # how one of a way's settings is chosen
 

@@ -16,7 +16,7 @@ from .. import InputError
 from ..words.components import COMPONENTS
 from ..words.files import in_repository, json_of, write_atomically
 from ..words.plans import METHOD_VERSION, check_comparable
-from ..words.rows import LATER, PAPER_COLUMNS, SCHEMA
+from ..words.rows import LATER, MAY_LACK, PAPER_COLUMNS, SCHEMA
 from ..words.target import TargetPrompt
 
 FIRST_ITEM = "first item"  # a column that rows in memory have, and no CSV
@@ -52,6 +52,7 @@ def save_results(rows: pd.DataFrame, path: str | Path) -> None:
     A path that ends in .gz is compressed; the same table gives the same bytes.
     """
     table = rows.drop(columns=FIRST_ITEM, errors="ignore")
+    table = table.drop(columns=[name for name in MAY_LACK if name in table and (table[name] == "").all()])
     if AMPLIFIER in table:
         table[AMPLIFIER] = [np.format_float_positional(value, trim="-") for value in table[AMPLIFIER]]
     path = Path(path)
@@ -113,6 +114,9 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
         raise InputError("results", str(path), "expected rows with a number as amplification value")
     if "component" not in rows:
         rows["component"] = component
+    if "id" in rows:  # ours
+        for name in set(MAY_LACK) - set(rows):
+            rows.insert(min(list(COLUMN_DTYPES).index(name), rows.shape[1]), name, pd.array([""] * len(rows), "str"))
     about = read_about(file)
     rows[FIRST_ITEM] = _first_items(rows, about)
     return Table(rows, about, digest)

@@ -55,7 +55,7 @@ READ_ONCE = ("zero", "none")  # no amplifier changes them
 class Way(NamedTuple):
     """A way to amplify a vector v: what is put at the placeholder, in one line.
 
-    h is the placeholder's own hidden state at the target layer. μ_h and μ_v are means over the last tokens of reference
+    h is the placeholder's own state where the vector is patched (PLACES). μ_h and μ_v are means over the last tokens of reference
     prompts, without the prompt itself: of hidden states at the target layer, and of the component at the source layer.
 
     Attributes:
@@ -77,6 +77,8 @@ WAYS = {
     "guidance": Way("guidance", "h_PreMLP + w·mlp", "w", MLP_GRID),  # the paper's §3.5
     "norm": Way("norm[X]", "ρ·‖h‖·v/‖v‖", "ρ", NORM_GRID),
     "norm_add": Way("norm_add[X]", "h + c·‖h‖·v/‖v‖", "c", NORM_GRID),
+    "add": Way("add[X]", "h + α·v", "α"),  # steering
+    "fixed_norm": Way("fixed_norm[X]", "n·v/‖v‖", "n"),  # a length of its own, whatever the placeholder's
 }
 COMPOSED = tuple(name for name, way in WAYS.items() if way.component == f"{name}[X]")
 ALLOWED = (
@@ -85,12 +87,23 @@ ALLOWED = (
 )
 
 
+OUTPUT = "hidden_state"  # where a vector is patched unless something else is said
+PLACES = {  # where one can be patched, at the placeholder -> what is put in its place there
+    OUTPUT: "what block ℓ* returns",
+    "block_input": "what block ℓ* receives: its attention sees the vector at once, in keys and values of ℓ* too",
+    "embedding": "what the embedding layer returns for the token, before any position, scale or norm; ℓ* is 0",
+    "attention_output": "what attention adds in block ℓ*, as it is added; the residual stream beside it stays",
+    "mlp_output": "what the MLP adds in block ℓ*, likewise",
+}
+INSIDE = ("attention_output", "mlp_output")  # a block, whose compiled code knows no hook within
+
+
 class Site(NamedTuple):
     """A place in the model, where a vector is read or where one is patched in.
 
     Attributes:
-        component: one of COMPONENTS.
-        layer: the block, from 0.
+        component: one of COMPONENTS where it is read, of PLACES where it is patched.
+        layer: the block, from 0; of the embedding 0.
     """
 
     component: str
@@ -105,7 +118,7 @@ class Component:
         kind: one of COMPONENTS; GIVEN, which no prompt has;
             "guidance", h_PreMLP + w·mlp with the amplifier as w: 0 is h_PreMLP, 1 the hidden state (paper §3.5);
             "mlp_sum", the sum of mlp_output over blocks a … b (§6);
-            a way to amplify another component, "centred", "norm" or "norm_add" (WAYS);
+            a way to amplify another component, one of COMPOSED (WAYS);
             and controls: "random", a normal vector of the same norm as the vector that it stands for; "zero";
             "none", the placeholder's own hidden state, so that nothing is patched.
         of: whose norm a "random" vector has; which component is amplified in a way of its own.
@@ -152,6 +165,21 @@ def parse_component(name: str) -> Component:
         if (found := re.fullmatch(r"mlp_sum\[(\d+)-(\d+)\]", name)) and int(found[1]) <= int(found[2]):
             return Component("mlp_sum", blocks=(int(found[1]), int(found[2])))
     raise InputError("components", name, ALLOWED)
+
+
+def in_way(way: str, name: str) -> str:
+    """Name a component that is amplified in a way.
+
+    Raises:
+        InputError: no such way, or it isn't for this component.
+    """
+    if way not in ("plain", *COMPOSED):
+        raise InputError("way", way, f"expected one of {', '.join(('plain', *COMPOSED))}")
+    if way == "plain" or name in READ_ONCE:
+        return name
+    if name not in COMPONENTS:
+        raise InputError("way", way, f"{name} has no such way; expected one of {', '.join(COMPONENTS)}")
+    return f"{way}[{name}]"
 
 
 def plural(name: str) -> str:

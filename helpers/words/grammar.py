@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from .. import InputError
-from .components import COMPONENTS, parse_component
+from .components import COMPONENTS, PLACES, parse_component
 
 MOST_AMPLIFIERS = 10_000
 LAYERS_FORM = 'expected "1-7", "1-3,9", "all", "depth:0.1,0.5", "1-7,depth:0.5", a layer from 0, or a list of them'
@@ -192,6 +192,15 @@ def check_target_layers(parameter: str, values: object) -> tuple[int | str, ...]
         if target != "same" and not (is_whole(target) and target >= 0):
             raise InputError(parameter, target, 'expected "same" or a layer, counted from 0')
     return tuple(target if target == "same" else int(target) for target in targets)
+
+
+def check_places(parameter: str, values: object) -> tuple[str, ...]:
+    """Return places where a vector is patched, each once."""
+    places = once(parameter, values)
+    for place in places:
+        if place not in PLACES:
+            raise InputError(parameter, place, f"expected one of {', '.join(PLACES)}")
+    return places
 
 
 def check_layers(parameter: str, layers: object) -> str | tuple[int, ...]:

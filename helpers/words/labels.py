@@ -8,7 +8,7 @@ from .. import InputError
 from . import grammar
 from .components import COMPONENTS, EVALUATED
 from .grammar import listed, read_number
-from .plans import SLICE, Plan, locate, make_plan
+from .plans import SLICE, Plan, make_plan, placeholders_of
 from .prompts import LEAST_REFERENCES, other_prompts, read_prompts
 from .settings import (
     PROMPTS,
@@ -81,7 +81,7 @@ def continuations(card, target_prompt: TargetPrompt, labels: Sequence[str]) -> l
     """
     target_prompt = target_prompt.located(card)
     text, before = target_prompt.text, card.token_ids(target_prompt.text)
-    is_last = locate("placeholder", target_prompt.placeholder, text, card) == len(before) - 1
+    is_last = placeholders_of(target_prompt, card)[-1] == len(before) - 1
     usual = "" if text[-1].isspace() else " "
     start = next((one for one in SEPARATORS if one in text), usual) if is_last else usual
     found: dict[tuple[int, ...], Continuation] = {}

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import InputError
-from .components import EVALUATED, parse_component
+from .components import COMPONENTS, EVALUATED, OUTPUT, in_way, parse_component
 from .decoding import CONTRAST_VERSION, SAMPLING_VERSION, Contrast, Decoding, Sampling
 from .grammar import (
     check_amplifiers,
     check_components,
     check_layer,
     check_layers,
+    check_places,
     check_target_layers,
     check_text,
     check_tokens,
@@ -46,13 +47,15 @@ class Plan:
     decoding: Decoding | None
     seed: int
     references: tuple[str, ...] = ()  # empty where no component is centred
+    target_components: tuple[str, ...] = (OUTPUT,)
 
     def items(self, card, identity: Identity | None = None) -> list[Item]:
         """Expand the plan on one model: an item per interpretation, in order.
 
-        Order: prompt, position, component, target layer, layer, amplifier. Items that come out the same (two
-        tokens that are one position, target layers 0 and "same" at layer 0) are kept once. A sum of MLP outputs
-        stands at its last block, whatever the layers; zeros and nothing at all are read once, at amplifier 1.
+        Order: prompt, position, component, target component, target layer, layer, amplifier. Items that come out the
+        same (two tokens that are one position, target layers 0 and "same" at layer 0, any target layers of the
+        embedding) are kept once. A sum of MLP outputs stands at its last block, whatever the layers; zeros and nothing
+        at all are read once, at amplifier 1.
 
         Args:
             card: the model (`ModelCard` or `LanguageModel`); its weights are not needed.
@@ -75,13 +78,20 @@ class Plan:
 
         items: dict[Item, None] = {}
         for prompt, token, position, own_layers in self._sources(card, layers):
+            if target_prompt.span and position < len(target_prompt.placeholder) - 1:
+                why = f"token {position} of {prompt!r} ends no span of {len(target_prompt.placeholder)} tokens"
+                raise InputError("token", position, f"{why}, one for each placeholder")
             for name, component in parsed.items():
                 source_layers = component.blocks[1:] if component.blocks else own_layers
                 amplifiers = (1.0,) if component.is_read_once else self.amplifiers
                 seed = self.seed if self._is_sampled or component.kind == "random" else None
-                for target, layer, amplifier in itertools.product(targets, source_layers, amplifiers):
-                    at = layer if target == "same" else target
-                    item = Item(prompt, token, layer, amplifier, name, position, at, target_prompt.name, seed)
+                ways = itertools.product(self.target_components, targets, source_layers, amplifiers)
+                for place, target, layer, amplifier in ways:
+                    at = 0 if place == "embedding" else layer if target == "same" else target
+                    item = Item(
+                        prompt, token, layer, amplifier, name, position, at, target_prompt.name, seed,
+                        target_component="" if place == OUTPUT else place,
+                    )  # fmt: skip
                     items[item] = None
         return self.with_ids(list(items), card, identity) if identity else list(items)
 
@@ -100,6 +110,7 @@ class Plan:
     def describe(self) -> dict:
         """Return the settings as the JSON beside a CSV tells them."""
         target = {name: getattr(self.target_prompt, name) for name in ("text", "placeholder", "stop", "name")}
+        target |= {"span": True} if self.target_prompt.span else {}
         return {
             "prompts": len(self.prompts),
             "components": self.components,
@@ -107,6 +118,7 @@ class Plan:
             "amplifiers": self.amplifiers,
             "token": self.tokens,
             "target_layer": self.target_layers,
+            **({} if self.target_components == (OUTPUT,) else {"target_component": self.target_components}),
             "target_prompt": target,
             "max_new_tokens": self.max_new_tokens,
             "decoding": vars(self.decoding) if self.decoding else "greedy",
@@ -124,7 +136,7 @@ class Plan:
         return about | ({"file": OUR_PROMPTS} if self.references == tuple(read_prompts(OUR_PROMPTS)) else {})
 
     def _check_lengths(self, card, target_prompt: TargetPrompt) -> None:
-        locate("placeholder", target_prompt.placeholder, target_prompt.text, card)
+        placeholders_of(target_prompt, card)
         room = card.context_length - len(card.token_ids(target_prompt.text))
         if self.max_new_tokens > room:
             raise InputError("max_new_tokens", self.max_new_tokens, f"{card.name} has room for {room} after the prompt")
@@ -141,7 +153,7 @@ class Plan:
         target_prompt = self.target_prompt.located(card)
         shared = [
             METHOD_VERSION,
-            [target_prompt.text, target_prompt.placeholder],
+            [target_prompt.text, target_prompt.placeholder, *(["span"] if target_prompt.span else [])],
             self.max_new_tokens,
             self._decoding_in_ids(),
             [identity.fingerprint, identity.dtype, identity.attention],
@@ -153,6 +165,7 @@ class Plan:
 
         def hashed(item: Item) -> str:
             own = [self._in_id(item), item.position, item.component, item.layer, item.amplifier, item.target_layer]
+            own += [item.target_component] if item.target_component else []  # ids from before there were others
             end = ends[kinds[item.component]]
             return hashlib.sha256(json.dumps(own)[:-1].encode() + b", " + end).hexdigest()[:20]
 
@@ -178,19 +191,22 @@ def make_plan(
     decoding: Decoding | None = None,
     seed: int = 0,
     references: str | Sequence[str] | None = None,
+    target_component: str | Sequence[str] = OUTPUT,
+    way: str = "plain",
 ) -> Plan:
     """Check the settings of a sweep; nothing is loaded or computed. Defaults: the paper's MLP evaluation (§4.1).
 
     Args:
         prompts: source prompts S.
         components: of "mlp_output", "hidden_state", "pre_mlp_residual", "attention_output"; "guidance",
-            "mlp_sum[a-b]"; other ways to amplify one of the first four, "centred[mlp_output]", "norm[…]", "norm_add[…]";
+            "mlp_sum[a-b]"; other ways to amplify one of the first four, "centred[mlp_output]", "norm[…]", "norm_add[…]", "add[…]",
+            "fixed_norm[…]";
             and controls "random[mlp_output]" (or of another; "random" is of the plan's own component), "zero", "none".
             See `components.WAYS` and `components.Component`.
         layers: source layers ℓ, from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5" (relative depth; "1-7,depth:0.5" is
             both), a number, a list.
-        amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c. Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to
-            15 in steps of 0.5).
+        amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c, of fixed_norm the length itself.
+            Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to 15 in steps of 0.5).
         token: the inspected token: index (negative from the end), the text of a token that occurs once, or a slice of
             several, as Python writes it: "-5:" for the last five, "1::3" for every third but the first.
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
@@ -201,6 +217,8 @@ def make_plan(
         seed: of the sampling, and of random vectors.
         references: prompts whose mean vectors centred components are centred on, each prompt's without its own; at
             least ten others. The suite's prompts if left out.
+        target_component: where in block ℓ* it is patched: one of PLACES, or several.
+        way: how the components are amplified, one of WAYS; way="norm" of "mlp_output" is "norm[mlp_output]".
 
     Raises:
         InputError: names the parameter, what was given and what is allowed.
@@ -216,6 +234,12 @@ def make_plan(
     components = check_components("components", components)
     if given := [name for name in components if parse_component(name).is_given]:
         raise InputError("components", given[0], "prompts have no such vectors; `helpers.read` reads given ones")
+    if way != "plain":
+        components = check_components("components", [in_way(way, name) for name in components])
+    places = check_places("target_component", target_component)
+    if any(parse_component(name).is_centred for name in components):
+        if unknown := [place for place in places if place not in COMPONENTS]:
+            raise InputError("target_component", unknown[0], "centred components have no mean of references there")
     return Plan(
         prompts,
         components,
@@ -228,6 +252,7 @@ def make_plan(
         decoding,
         check_whole("seed", seed, 0, 2**32 - 1),
         _check_references(references, components, prompts),
+        places,
     )
 
 
@@ -293,6 +318,18 @@ def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
     if places := list(range(len(decoded)))[slice(*ends)]:
         return places
     raise InputError(parameter, token, f"no tokens there; {text!r} has {len(decoded)}")
+
+
+def placeholders_of(target_prompt: TargetPrompt, card) -> tuple[int, ...]:
+    """Return the absolute positions of a target prompt's placeholders, in order.
+
+    Raises:
+        InputError: one that the model's tokens don't have.
+    """
+    placeholder = target_prompt.located(card).placeholder
+    if isinstance(placeholder, tuple):
+        return placeholder
+    return (locate("placeholder", placeholder, target_prompt.text, card),)
 
 
 def locate(parameter: str, token: int | str, text: str, card) -> int:

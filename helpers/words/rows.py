@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from .components import Site
+from .components import OUTPUT, Site
 
 
 class Identity(NamedTuple):
@@ -29,10 +29,11 @@ class Item(NamedTuple):
         source_prompt, token, position: S, the inspected token decoded alone, and where it stands, from 0.
         component: see `components.parse_component`.
         layer, target_layer: ℓ and ℓ*.
-        amplifier: α; w of guidance, ρ of norm, c of norm_add.
+        amplifier: α; w of guidance, ρ of norm, c of norm_add, n of fixed_norm.
         target_prompt: its short name.
         seed: of the sampling or of a random vector; None where nothing is drawn.
         id: a hash of everything that can change the text; "" while the model isn't known.
+        target_component: where it is patched, one of PLACES; "" is the block's output.
     """
 
     source_prompt: str
@@ -45,6 +46,7 @@ class Item(NamedTuple):
     target_prompt: str
     seed: int | None
     id: str = ""
+    target_component: str = ""
 
     @property
     def source(self) -> Site:
@@ -53,8 +55,8 @@ class Item(NamedTuple):
 
     @property
     def target(self) -> Site:
-        """Where the vector is patched in: the block's output, which is the hidden state."""
-        return Site("hidden_state", self.target_layer)
+        """Where the vector is patched in."""
+        return Site(self.target_component or OUTPUT, self.target_layer)
 
 
 class Reading(NamedTuple):
@@ -62,7 +64,7 @@ class Reading(NamedTuple):
 
     Attributes:
         result: the continuation; "" where status isn't ok.
-        rho: ‖α·v‖, or of what else was put there, / ‖the placeholder's own hidden state at ℓ*‖.
+        rho: ‖α·v‖, or of what else was put there, / ‖the placeholder's own state there‖; the mean over placeholders.
         entropy: of the first token's distribution, in nats.
         log_prob: of the written tokens, the mean over them, the end-of-sequence included where there is one.
         status, message: see STATUSES.
@@ -108,11 +110,12 @@ SCHEMA = (
     Column("source prompt", "source_prompt", "text", 0, "S"),
     Column("token", "token", "text", 0, "the inspected token, decoded alone"),
     Column("layer", "layer", "int", 0, "source layer ℓ, from 0; −1 of a given vector of no layer"),
-    Column("amplification value", "amplifier", "number", 0, "α; for guidance w, for norm ρ, for norm_add c"),
+    Column("amplification value", "amplifier", "number", 0, "α; for guidance w, norm ρ, norm_add c, fixed_norm n"),
     Column("result", "result", "text", 0, "what the model wrote, cut at end-of-sequence"),
     Column("component", "component", "text", 0, "which vector was read"),
     Column("position", "position", "int", 0, "of the token, from 0, counting every token that the model saw"),
     Column("target layer", "target_layer", "int", 0, "ℓ*, the patched block"),
+    Column("target component", "target_component", "text", 0, "where in ℓ* it was patched; empty: the block's output"),
     Column("target prompt", "target_prompt", "text", 0, "a short name; the JSON has its text"),
     Column("seed", "seed", "int", 0, "empty when nothing was drawn"),
     Column("rho", "rho", "float", 4, "‖α·v‖ / ‖the placeholder's own hidden state at ℓ*‖"),
@@ -137,6 +140,7 @@ LATER = (  # columns that only some tables have, behind the others; a row's id k
 )
 ROW_COLUMNS = tuple(column.name for column in SCHEMA)
 WEIGHED_COLUMNS = tuple(column.name for column in WEIGHED)
+MAY_LACK = ("target component",)  # files are without them where all their rows would be empty
 PAPER_COLUMNS = ROW_COLUMNS[:5]  # the paper's, under its names and in its order
 ITEM_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Item._fields}
 READING_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Reading._fields}

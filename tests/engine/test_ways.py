@@ -44,6 +44,10 @@ def plain_way(lm, way, item):
         return item.amplifier * h.norm() * v / v.norm()
     if way == "norm_add":
         return h + item.amplifier * h.norm() * v / v.norm()
+    if way == "add":
+        return h + item.amplifier * v
+    if way == "fixed_norm":
+        return item.amplifier * v / v.norm()
     others = [prompt for prompt in REFERENCES if prompt != item.source_prompt]
     there = sum(of(prompt, "hidden_state", item.target_layer) for prompt in others) / len(others)
     return there + item.amplifier * (v - sum(of(prompt, component, item.layer) for prompt in others) / len(others))

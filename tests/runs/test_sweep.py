@@ -11,10 +11,18 @@ from helpers.runs.sweep import describe_judge, rows_of, sweep
 from helpers.words.components import COMPONENTS
 from helpers.words.plans import make_plan
 from helpers.words.prompts import read_prompts
-from helpers.words.rows import ROW_COLUMNS, Item, Reading
+from helpers.words.rows import MAY_LACK, ROW_COLUMNS, Item, Reading
 from helpers.words.target import TargetPrompt
 
 SMALL = {"layers": [0, 1], "amplifiers": [1, 1.5, 3], "max_new_tokens": 3}
+
+
+def test_where_it_was_patched_is_a_column_of_files_that_need_it(tiny, tmp_path):
+    rows = sweep(tiny, ["Titanic"], **SMALL, target_component=["hidden_state", "mlp_output"])
+    assert set(rows["target component"]) == {"", "mlp_output"} and rows["id"].is_unique
+    save_results(rows, tmp_path / "rows.csv")
+    assert "target component" in (tmp_path / "rows.csv").read_text().splitlines()[0]
+    pd.testing.assert_frame_equal(read_results(tmp_path / "rows.csv"), rows)
 
 
 def test_a_sweep_comes_back_unchanged(tiny, tmp_path):
@@ -25,7 +33,7 @@ def test_a_sweep_comes_back_unchanged(tiny, tmp_path):
     assert back.attrs["models"] == ["tiny-llama"]
     pd.testing.assert_frame_equal(back, rows)
     lines = (tmp_path / "rows.csv").read_bytes()
-    assert b"\r" not in lines and lines.decode("utf-8").splitlines()[0] == ",".join(ROW_COLUMNS)
+    assert b"\r" not in lines and lines.decode("utf-8").splitlines()[0] == ",".join(name for name in ROW_COLUMNS if name not in MAY_LACK)
     assert {"1", "1.5", "3"} == set(pd.read_csv(tmp_path / "rows.csv", dtype=str)["amplification value"])
     about = json.loads((tmp_path / "rows.json").read_text())
     assert about["rows"] == 12 and about["status"] == {"ok": 12}

@@ -51,7 +51,7 @@ def test_what_an_amplifier_does_to_a_component():
     assert amplified == set(COMPONENTS) and parse_component("random[mlp_output]").is_amplified
     assert parse_component("mlp_sum[1-2]").is_amplified
     assert not parse_component("guidance").is_amplified, "its amplifier is w"
-    assert COMPOSED == ("centred", "norm", "norm_add") and set(WAYS) == {*COMPOSED, "plain", "guidance"}
+    assert COMPOSED == ("centred", "norm", "norm_add", "add", "fixed_norm") and set(WAYS) == {*COMPOSED, "plain", "guidance"}
     for way in COMPOSED:
         component = parse_component(f"{way}[mlp_output]")
         assert not component.is_amplified and not component.is_read_once, "its formula has the amplifier"

@@ -198,7 +198,7 @@ def test_a_plan_names_its_references():
         ({"target_layer": "last"}, "target_layer='last'"),
         ({"target_layer": -1}, "target_layer=-1"),
         ({"target_prompt": " "}, "target_prompt="),
-        ({"target_prompt": "a, {x} and {y}"}, "target_prompt=.*mark its placeholder"),
+        ({"target_prompt": "a, {x} and {y"}, "target_prompt=.*mark its placeholder"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"decoding": "greedy"}, "decoding="),
         ({"seed": -1}, "seed=-1"),

@@ -6,6 +6,7 @@ from helpers import ROOT
 from helpers.words.rows import (
     DIGITS,
     ITEM_COLUMNS,
+    MAY_LACK,
     PAPER_COLUMNS,
     READING_COLUMNS,
     ROW_COLUMNS,
@@ -20,7 +21,7 @@ from helpers.words.rows import (
 
 def test_columns_are_those_of_committed_files():
     with open(ROOT / "tests" / "golden.csv", encoding="utf-8", newline="") as lines:
-        assert tuple(next(csv.reader(lines))) == ROW_COLUMNS
+        assert tuple(next(csv.reader(lines))) == tuple(name for name in ROW_COLUMNS if name not in MAY_LACK)
     assert PAPER_COLUMNS == ("source prompt", "token", "layer", "amplification value", "result")
 
 

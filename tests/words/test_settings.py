@@ -106,7 +106,7 @@ def test_what_is_kept_is_read_again_unchanged(name):
         ("pairs", "a,b"), ("flag", 1), ("flag", "yes"), ("count", -1), ("count", 1.0), ("count", True), ("positive", 0),
         ("seed", 2**32), ("seed", -1), ("components", "mlp"), ("components", []), ("layers", "7-1"), ("layers", 1.5),
         ("amplifiers", ()), ("amplifiers", "1:2"), ("amplifiers", math.nan), ("more_amplifiers", "1:2"), ("token", 1.5),
-        ("target_layer", "last"), ("target_prompt", "{x} {y}"), ("target_prompt", 3), ("temperature", -1),
+        ("target_layer", "last"), ("target_prompt", "{x} {y"), ("target_prompt", 3), ("temperature", -1),
         ("temperature", "hot"), ("temperature", math.nan), ("top_p", 0), ("top_p", 1.1), ("threshold", 1.1),
         ("dtype", "float64"), ("workers", -1), ("workers", 100_000), ("workers", "node"), ("workers", True),
     ],
@@ -120,7 +120,7 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name, value):
 @pytest.mark.parametrize(
     "text",
     ["flag=1", "count=-1", "count=1.0", "positive=", "seed=x", "components=mlp", "layers=7-1", "amplifiers=1:2",
-     "amplifiers=", "token=1.5", "target_layer=last", "target_prompt={x} {y}", "temperature=hot", "top_p=nan",
+     "amplifiers=", "token=1.5", "target_layer=last", "target_prompt={x} {y", "temperature=hot", "top_p=nan",
      "threshold=2", "dtype=float64", "workers=-1", "pairs=a,b", "text="],
 )  # fmt: skip
 def test_a_wrong_text_is_refused_in_the_shell(text):

@@ -42,7 +42,7 @@ def test_a_mark_at_the_end_is_the_same_prompt_as_none(card):
     assert TargetPrompt().located(card) == TargetPrompt()
 
 
-@pytest.mark.parametrize("text", ["{x} and {y}", "{x", "x}", "{}", "{ }", "}x{", "{{x}}", "a {b {c} d}"])
+@pytest.mark.parametrize("text", ["{x} and {y", "{x", "x}", "{}", "{ }", "}x{", "{{x}}", "a {b {c} d}"])
 def test_marks_that_are_no_marks(text):
     with pytest.raises(InputError, match="target_prompt=.*mark its placeholder, one word, with braces"):
         TargetPrompt.of_text(text)
