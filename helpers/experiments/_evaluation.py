@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..words.components import COMPOSED, OUTPUT, PLACES
 from ..words.decoding import decoding
 from ..words.plans import Plan, make_plan
 from ..words.prompts import read_categories, read_gold, read_prompts
@@ -14,6 +15,7 @@ from ..words.settings import (
     Count,
     FilePath,
     Layers,
+    Place,
     ReadSettings,
     Seed,
     TargetLayers,
@@ -21,6 +23,7 @@ from ..words.settings import (
     Temperature,
     Tokens,
     TopP,
+    Way,
     setting,
 )
 
@@ -37,6 +40,8 @@ class EvaluationSettings(ReadSettings):
     layers: Layers = setting("1-7", 'source layers from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5"')
     amplifiers: Amplifiers
     target_layer: TargetLayers
+    target_component: Place = setting(OUTPUT, f"where in it a vector is put: {', '.join(PLACES)}")
+    way: Way = setting("plain", f"what is put there: {', '.join(('plain', *COMPOSED))}; the amplifier is theirs (docs/places.md)")
     target_prompt: TargetText = setting(
         "", "a few-shot prompt that ends in its placeholder, or marks it with {braces}; empty is the paper's"
     )
@@ -52,6 +57,7 @@ def plans(component: str, settings: EvaluationSettings) -> list[Plan]:
             read_prompts(settings.prompts, settings.num_prompts), component, settings.layers, settings.amplifiers, settings.token,
             settings.target_layer, settings.target_prompt or None, settings.max_new_tokens,
             decoding(settings.temperature, settings.top_p), settings.seed,
+            target_component=settings.target_component, way=settings.way,
         )
     ]  # fmt: skip
 

@@ -17,6 +17,7 @@ from pydantic_core import core_schema
 
 from .. import ROOT, InputError
 from . import grammar
+from .components import COMPOSED, PLACES
 from .grammar import check_flag, check_real, check_string, check_whole, read_number, read_path
 from .machine import cores
 from .methods import CHOICES
@@ -119,6 +120,8 @@ MaybeAmplifiers = Annotated[  # for which none is a choice, too
 ]
 Tokens = Annotated[tuple[int | str, ...], Form(grammar.check_tokens, grammar.read_number)]
 TargetLayers = Annotated[tuple[int | str, ...], Form(grammar.check_target_layers, grammar.read_number)]
+Place = Annotated[str, Form(partial(check_one_of, tuple(PLACES)))]  # where in a block
+Way = Annotated[str, Form(partial(check_one_of, ("plain", *COMPOSED)))]
 TargetText = Annotated[str, Form(_check_target_prompt)]
 Temperature = Annotated[float, Form(partial(check_real, least=0, most=1e6, words="0 (greedy) or more"), read_number)]
 TopP = Annotated[float, Form(partial(check_real, least=1e-9, most=1, words="above 0, up to 1"), read_number)]

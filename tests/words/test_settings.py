@@ -40,6 +40,8 @@ class Everything(Record):
     more_amplifiers: words.MaybeAmplifiers = setting((), "further amplifiers")
     token: words.Tokens = setting((-1,), "tokens")
     target_layer: words.TargetLayers = setting(("same",), "target layers")
+    place: words.Place = setting("hidden_state", "a place in a block")
+    way: words.Way = setting("plain", "a way")
     target_prompt: words.TargetText = setting("", "a target prompt")
     temperature: words.Temperature = setting(0.0, "a temperature")
     top_p: words.TopP = setting(0.9, "a share")
@@ -66,6 +68,8 @@ WRITTEN = {
     "more_amplifiers": ("", ["", [], ()], ()),
     "token": ("2", [2, [2]], (2,)),
     "target_layer": ("0", [0, [0]], (0,)),
+    "place": ("block_input", ["block_input"], "block_input"),
+    "way": ("norm_add", ["norm_add"], "norm_add"),
     "target_prompt": ("Oslo: Capital of Norway, {x}", ["Oslo: Capital of Norway, {x}"], "Oslo: Capital of Norway, {x}"),
     "temperature": ("0.6", [0.6], 0.6),
     "top_p": ("1", [1, 1.0], 1),
