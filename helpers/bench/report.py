@@ -71,18 +71,16 @@ def _against_text(found: Found) -> list[str]:
     """Say, per method, in which tasks a vector says more than the text, over chance, and in which less."""
     said = []
     for method, some in found.gains[found.gains["layer"] == ANY].groupby("method", sort=False):
-        more = list(some.loc[some["low"] > 0, "task"])
-        less = list(some.loc[some["high"] < 0, "task"])
-        rest = len(some) - len(more) - len(less)
-        said.append(
-            f"{method}, any source layer, against text only, each over its chance: more in {_listed(more)}; text alone "
-            f"wins in {_listed(less)}; {rest} of {len(some)} undecided."
-        )
+        more, less = list(some.loc[some["low"] > 0, "task"]), list(some.loc[some["high"] < 0, "task"])
+        ends = [f"text alone says more in {_tasks(less, some)}"] * bool(less)
+        ends += [f"the vector in {_tasks(more, some)}"] * bool(more)
+        ends += [f"it can't be told in {len(some) - len(more) - len(less)}"] * (len(more) + len(less) < len(some))
+        said.append(f"Against text only, each over its chance; {method}, any source layer: {'; '.join(ends)}.")
     return said
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+def _tasks(names: list[str], some: pd.DataFrame) -> str:
+    return f"all {len(some)} tasks" if len(names) == len(some) > 1 else f"{len(names)} ({', '.join(names)})"
 
 
 def caption(bench: ModuleType, settings: BenchSettings, found: Found) -> str:

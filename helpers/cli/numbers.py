@@ -746,7 +746,7 @@ def _of_bench(name: str) -> str:
     for model in CATALOGUE:
         if (ROOT / "data" / model / f"bench_{name}.json").is_file():
             found = about(model, f"bench_{name}")
-            said += [f"{model}: {sentence}" for sentence in found["verdict"] if "text alone wins" in sentence]
+            said += [f"{model}: {sentence}" for sentence in found["verdict"] if sentence.startswith("Against text only")]
             said += [sentence for sentence in found["verdict"] if "no result" in sentence]
             said += [f"Left out: {'; '.join(why.replace(': left out; ', ', ') for why in found['refused'])}."] * bool(found["refused"])
     return "\n\n".join(said) or "Not measured yet."
