@@ -6,6 +6,7 @@ from helpers import ROOT
 from helpers.words.rows import (
     DIGITS,
     ITEM_COLUMNS,
+    LATER,
     MAY_LACK,
     PAPER_COLUMNS,
     READING_COLUMNS,
@@ -29,9 +30,11 @@ def test_every_field_has_a_column_and_every_column_a_meaning():
     assert set(ITEM_COLUMNS.values()) == set(Item._fields) and set(READING_COLUMNS.values()) == set(Reading._fields)
     assert {*ITEM_COLUMNS, *READING_COLUMNS, *SCORE_COLUMNS} == set(ROW_COLUMNS)
     assert len(set(ROW_COLUMNS)) == len(ROW_COLUMNS) == len(SCHEMA)
-    assert all(column.meaning for column in SCHEMA)
+    assert all(column.meaning for column in (*SCHEMA, *LATER))
     assert {column.type for column in SCHEMA} == {"text", "int", "number", "float"}
-    assert DIGITS == {"rho": 4, "entropy": 3, "log_prob": 3, "score": 6, "score first item": 6, "score gold": 6}
+    runs = {"rho": 4, "entropy": 3, "log_prob": 3, "score": 6, "score first item": 6, "score gold": 6}
+    assert DIGITS == runs | {"mean_rank": 3, "confidence": 3}
+    assert not {column.name for column in LATER} & set(ROW_COLUMNS)
 
 
 def test_statuses():
