@@ -2,7 +2,7 @@
 # Sets up .venv where that is needed, then hands over to the command line: ./runme.sh help
 set -euo pipefail
 
-commands="reproduce, check, models, app, label, read, lens, bench, status, clean, score, test, lab, docs, help"
+commands="reproduce, check, models, app, label, read, bench, lens, status, clean, score, test, lab, docs, help"
 
 root=$(cd -P "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 venv=$root/.venv

@@ -15,7 +15,7 @@ from helpers.words.labels import LabelSettings
 from helpers.words.lenses import LensSettings
 
 COMMANDS = [
-    "reproduce", "check", "models", "app", "label", "read", "lens", "bench", "status", "clean", "score", "test", "lab",
+    "reproduce", "check", "models", "app", "label", "read", "bench", "lens", "status", "clean", "score", "test", "lab",
     "docs", "help",
 ]  # fmt: skip
 HEAVY = ("torch", "transformers", "pandas", "numpy", "scipy", "matplotlib", "papermill", "nbformat", "gradio", "rich")
