@@ -57,7 +57,9 @@ def save_results(rows: pd.DataFrame, path: str | Path) -> None:
         table[AMPLIFIER] = [np.format_float_positional(value, trim="-") for value in table[AMPLIFIER]]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = table.to_csv(index=False, lineterminator="\n").encode()
+    lines = _Lines()
+    table.to_csv(lines, index=False, lineterminator=_Lines.END)
+    content = lines.getvalue().encode()
     content = gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
     statuses = rows["status"].value_counts().to_dict() if "status" in rows else {}
     about = {**rows.attrs, "rows": len(rows), "status": statuses, "csv": digest_of(content)}
@@ -66,6 +68,17 @@ def save_results(rows: pd.DataFrame, path: str | Path) -> None:
         file.write("\n")
     with write_atomically(path, "wb") as file:
         file.write(content)
+
+
+class _Lines(io.StringIO):
+    """Lines of a CSV that end in \\n. Python's writer quotes a text for a character of the line's end alone, and a text
+    with an \\r that isn't quoted can't be read again.
+    """
+
+    END = "\n\r"
+
+    def write(self, line: str) -> int:
+        return super().write(line.removesuffix(self.END) + "\n" if line.endswith(self.END) else line)
 
 
 def digest_of(content: bytes) -> str:

@@ -65,7 +65,7 @@ def no_state_is_left(tmp_path):
         (["temperature=hot"], "temperature='hot': expected a number"),
         (["temperature=1", "top_p=2"], "top_p=2"),
         (["target_layer=30"], "target_layer=30"),
-        (["target_prompt={a} {b}"], "target_prompt="),
+        (["target_prompt={a} {b"], "target_prompt="),
         (["max_new_tokens=0"], "max_new_tokens=0"),
         (["workers=1000"], "workers=1000: expected 0 to"),
         (["dtype=int8"], "dtype='int8'"),

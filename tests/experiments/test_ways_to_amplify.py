@@ -9,7 +9,6 @@ from helpers import InputError
 from helpers.experiments import ways_to_amplify as ways
 from helpers.models.load import read_model
 from helpers.runs.sweep import rows_of
-from helpers.words.components import WAYS
 from helpers.words.decoding import Contrast
 from helpers.words.prompts import read_gold, read_prompts
 from helpers.words.rows import Reading
@@ -63,7 +62,7 @@ def test_the_way_and_the_setting_that_say_most_are_found(card):
         assert best.loc[ways.FIXED, "setting"] == setting and (best["rate"] == 1).all()
         assert (of.loc[component].drop(index=way)["rate"] == 0).all()
     assert of.loc[("mlp_output", "plain", ways.BEST), "tries"] == 6 and of.loc[("mlp_output", "norm", ways.BEST), "tries"] == 7
-    assert {way for _, way, _ in of.index} == {*WAYS, "contrast", "Patchscopes"}
+    assert {way for _, way, _ in of.index} == {"plain", "guidance", *ways.COMPOSED, "contrast", "Patchscopes"}
     assert ("hidden_state", "guidance", ways.FIXED) not in of.index
     gains = found.gains.set_index(["judged by", "component", "way", "choice"]).loc["description"]
     effect = of.loc[("mlp_output", "contrast", ways.FIXED), "effect"]

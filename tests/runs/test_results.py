@@ -16,7 +16,7 @@ from helpers.words.rows import ROW_COLUMNS
 from helpers.words.target import PAPER_TARGET_PROMPT
 
 NASTY = [
-    "NA", "None", "", "nan", "1", "a\nb\r\nc\rd", 'say "hi", no', "=1+1", " lead", "🎸 شيء", "tab\t", "\\N", "a\0b",
+    "NA", "None", "", "nan", "1", "a\nb\r\nc\rd", "c\rd", "\n\r", 'say "hi", no', "=1+1", " lead", "🎸 شيء", "tab\t", "\\N", "a\0b",
 ]  # fmt: skip
 
 
