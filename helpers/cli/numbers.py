@@ -12,7 +12,7 @@ import pandas as pd
 from .. import ROOT
 from ..bench.patchscopes import PUBLISHED
 from ..bench.tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY
-from ..experiments import EXPERIMENTS, ways_to_amplify
+from ..experiments import EXPERIMENTS, beside, ways_to_amplify
 from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
 from ..experiments.model_sizes import AS_DEEP, EARLY
@@ -373,6 +373,20 @@ def sure() -> str:
                 f"{100 * row['error']:.0f} % ({100 * row['error low']:.0f} to {100 * row['error high']:.0f})",
             ])  # fmt: skip
     return rows_of(["", "vectors", "read right", "believed", "of these right", "AUROC", "calibration error"], rows)
+
+
+@number
+def lenses() -> str:
+    """Lay out how often each way to read a vector finds what it stands for, over all layers."""
+    rows = []
+    for model in (model for model in CATALOGUE if (ROOT / "data" / model / "beside.csv").is_file()):
+        found = table_of(model, "beside")
+        found = found[found["layer"] == beside.ALL]
+        for (rule, component), of in found.groupby(["judged by", "component"], sort=False):
+            of = of.set_index("way")
+            cells = [_in_points(of.loc[way]) if way in of.index else "" for way in beside.WAYS]
+            rows.append([f"{model}, {plural(component)}, {beside.RULES[rule]}", *cells])
+    return rows_of(["", *beside.WAYS], rows)
 
 
 @number

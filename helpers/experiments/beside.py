@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ..runs.readings import Readings
 
-PLACE, WHEN = 107, "paper"
+PLACE, WHEN = 107, "study"
 QUESTION = "what do lenses, neighbours and readings find?"
 PAPER = "–"
 TABLE = ""
