@@ -224,7 +224,11 @@ def test_a_stopped_command_changes_nothing_and_continues(tmp_path, capfd):
 
 
 def kernels(run: subprocess.Popen) -> list[psutil.Process]:
-    return [child for child in psutil.Process(run.pid).children() if "ipykernel" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(run.pid).children():
+        with suppress(psutil.Error):  # it has ended meanwhile
+            found += [child] if "ipykernel" in " ".join(child.cmdline()) else []
+    return found
 
 
 def stopped_in_notebook(arguments: list[str], number: str, signum: int, to_kernel: bool) -> tuple[int, str]:
