@@ -44,6 +44,7 @@ def visit(chromium, server):
         context = chromium.new_context(viewport={"width": width, "height": height}, **more)
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(120_000)  # a machine may be busy
         page.on("request", lambda request: seen.append(request.url))
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
         page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}") or dialog.dismiss())
@@ -449,6 +450,7 @@ def test_it_fits_and_can_be_read(visit, width, scheme):
 
 def test_the_policy_keeps_other_hosts_out(chromium, server):
     page = chromium.new_page()
+    page.set_default_timeout(120_000)
     page.goto(server.url)
     asked = []
 
