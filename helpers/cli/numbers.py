@@ -6,6 +6,7 @@ Links are relative to the repository.
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import pandas as pd
 
@@ -693,6 +694,17 @@ def given() -> str:
 
 
 @number
+def logit_lens() -> str:
+    """Say what the logit lens costs beside a sweep."""
+    table = measured("lens").set_index("of")
+    lens = table.loc["logit lens"]
+    return (
+        f"Beside a sweep of {lens['rows']:g} rows of SmolLM2 it took {100 * lens['share of the sweep']:.1f} % of the sweep's time "
+        "([numbers](benchmarks/results/lens.csv))."
+    )
+
+
+@number
 def app() -> str:
     """Say how fast the page is."""
     table = measured("app").set_index("what")
@@ -710,7 +722,7 @@ def app() -> str:
 # Tasks whose answers are known
 
 
-def _bench(name: str, shown: Callable[[pd.Series], str] = lambda line: "") -> str:
+def _bench(name: str, shown: Callable[[pd.Series], str]) -> str:
     """Lay out a benchmark: a row per model and task, a column per method and how its source layers count.
 
     Args:
@@ -766,42 +778,11 @@ def _of_bench(name: str) -> str:
     return "\n\n".join(said) or "Not measured yet."
 
 
-@number
-def bench_patchscopes() -> str:
-    """Lay out the attribute tasks, with the published numbers."""
-
-    def published(line: pd.Series) -> str:
-        both = PUBLISHED.get(line["task"])
-        return f"{100 * both[0]:.0f}; {100 * both[1]:.0f}" if both else ""
-
-    return _bench("patchscopes", published)
+def _published(line: pd.Series) -> str:
+    """Write the published rates of a line's task: text only; Patchscopes."""
+    both = PUBLISHED.get(line["task"])
+    return f"{100 * both[0]:.0f}; {100 * both[1]:.0f}" if both else ""
 
 
-@number
-def bench_lens() -> str:
-    """Lay out the lens sets."""
-    return _bench("lens")
-
-
-@number
-def bench_workspace() -> str:
-    """Lay out the multi-token banks."""
-    return _bench("workspace")
-
-
-@number
-def bench_text_wins() -> str:
-    """Say where text alone wins, and which tasks can't be told."""
-    return _of_bench("patchscopes")
-
-
-@number
-def bench_lens_said() -> str:
-    """Say the same of the lens sets."""
-    return _of_bench("lens")
-
-
-@number
-def bench_workspace_said() -> str:
-    """Say the same of the multi-token banks."""
-    return _of_bench("workspace")
+for _name, _shown in {"patchscopes": _published, "lens": lambda line: "", "workspace": lambda line: ""}.items():
+    NUMBERS |= {f"bench_{_name}": partial(_bench, _name, _shown), f"bench_{_name}_said": partial(_of_bench, _name)}
