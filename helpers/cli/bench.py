@@ -14,6 +14,7 @@ from . import DONE, FAILED_ROWS
 
 TEXTS = "runs/bench"  # never with the results: the tasks' texts are others'
 
+
 def bench(texts: Sequence[str], model: str = "", new: bool = False) -> int:
     """Measure the benchmarks whose folders are given; tables and figures go into data/<model>/, texts into runs/.
 
@@ -42,13 +43,13 @@ def bench(texts: Sequence[str], model: str = "", new: bool = False) -> int:
     check_hardware(settings.dtype, settings.device)
     options = settings.source_options.changed
     folder = results_folder(settings.model, settings.out_dir, **options)
-    check_writable(folder)
     texts_of = f"{TEXTS}/{slug(settings.model, **options)}"
     failed = False
     with Session(settings) as session:
         for name in names:
             for task in measure.read_tasks(get(name), settings, session.card):
                 print(f"{name}: {task.name}, {len(task.cases):,} rows{_left_out(task.left_out)}", flush=True)
+        check_writable(folder)
         for name in names:
             started = time.monotonic()
             readings = Readings(settings.model_copy(update={"out_dir": texts_of}), session)
