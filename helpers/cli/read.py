@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..words.components import WAYS, into
+from ..words.components import OUTPUT, WAYS, into
 from ..words.files import shown
 from ..words.settings import settle
 from ..words.vectors import VectorSettings
@@ -15,6 +15,8 @@ from . import DONE, FAILED_ROWS
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
+
+    from ..runs.vectors import Request
 
 MOST_LINES = 60  # of the table in the terminal
 BELIEVED = "-believed.csv"
@@ -37,16 +39,18 @@ def read(texts: Sequence[str], options: Mapping[str, str | None]) -> int:
     asked = settle(VectorSettings, texts, options)
     asked.check()
     print("looking up the vectors, and checking the settings against the model …", flush=True)
-    from ..models.load import check_hardware, read_model
+    from ..models.load import check_hardware
     from ..runs.readings import Readings
     from ..runs.results import save_results
     from ..runs.vectors import Request, believed
 
     check_hardware(asked.dtype, asked.device)
-    card = read_model(asked.model, **asked.source_options.changed)
     request = Request(asked)
+    asked, card = request.reading, request.card
     rows = sum(len(plan.items(card)) for plan in request.plans)
     beside = f" beside {asked.random} random directions{' each' if request.are_alike else ''}" if asked.random else ""
+    if request.map_found:
+        print(request.map_found, flush=True)
     print(f"{card.slug}: {_count(len(request.vectors), 'vector')}{beside}, {rows:,} readings", flush=True)
     if not asked.out_dir:
         asked = asked.model_copy(update={"out_dir": f"runs/read/{card.slug}"})
@@ -58,10 +62,10 @@ def read(texts: Sequence[str], options: Mapping[str, str | None]) -> int:
 
     console = Console(width=shutil.get_terminal_size((120, 24)).columns, highlight=False)
     console.print()
-    console.print(table_of(table, WAYS[asked.way].symbol))
+    console.print(table_of(table, WAYS[request.way].symbol))
     if (more := len(table) - MOST_LINES) > 0:
         console.print(f"and {more:,} more, in the CSV", markup=False)
-    for line in lines_of(asked, table, read):
+    for line in lines_of(request, table, read):
         console.print(line, markup=False)
     console.print(f"\n{shown(readings.folder / request.name)}.csv and {request.name}{BELIEVED}", markup=False, soft_wrap=True)
     return FAILED_ROWS if (read["status"] != "ok").any() else DONE
@@ -100,13 +104,14 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
     return drawn
 
 
-def lines_of(asked: VectorSettings, table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+def lines_of(request: Request, table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Return what the table's columns mean, and what the model writes of nothing."""
-    target = " and ".join(into(layer) for layer in asked.target_layer)
+    asked, place = request.asked, request.reader.target_component if request.reader else OUTPUT
+    target = "in place of its embedding" if place == "embedding" else " and ".join(map(into, request.target_layers))
     nothing = rows.loc[rows["component"] == "none", "first item"].iloc[0]
     lines = [
         "",
-        f"Put at the placeholder, {target}: {WAYS[asked.way].formula}. Of each vector the reading that agrees most with "
+        f"Put at the placeholder, {target}: {WAYS[request.way].formula}. Of each vector the reading that agrees most with "
         "those at its other amplifiers.",
     ]
     if asked.random and table["random"].any():

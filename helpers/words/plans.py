@@ -309,6 +309,8 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
     }
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
     given["target_prompt"] = given["target_prompt"]["text"]
+    if more := plan.get("continue_tokens"):
+        raise InputError("continue_tokens", more, f"what {component} is compared with was read without tokens of the model's own")
     for name, value in wanted.items():
         if given[name] != value:
             raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
