@@ -1,5 +1,10 @@
-"""What all tests share: a real model, loaded once, a small random one in a folder, and the record of what was tried."""
+"""What all tests share: a real model, loaded once, a small random one in a folder, and the record of what was tried.
 
+`./runme.sh test` runs them in a few processes, a file in one of them (pytest-xdist); each has its own real model, its own
+folders and its own ports.
+"""
+
+import os
 import signal
 import threading
 
@@ -10,19 +15,33 @@ from families import FAMILIES
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import ROOT
+from helpers.app import server
 from helpers.models.load import LanguageModel, load_model
+from helpers.words.machine import cores, free_memory_bytes
 
 GOLDEN = ROOT / "tests" / "golden.csv"
+MOST_WORKERS, WORKER_BYTES = 4, 2 << 30
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, and only those")
 
 
-def pytest_configure():
-    """Obey Ctrl-C: what a script starts in the background ignores it, and so would the processes that tests start."""
+def pytest_configure(config):
+    """Obey Ctrl-C: what a script starts in the background ignores it, and so would the processes that tests start.
+
+    Of several processes, each computes with one thread, and tries ports of its own.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that are started next
+    server.FIRST_PORT += server.PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Count what a machine has room for: a process takes a core and some memory."""
+    return max(1, min(MOST_WORKERS, cores(), free_memory_bytes() // WORKER_BYTES))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -64,7 +83,7 @@ def pytest_runtest_logreport(report):
 
 def pytest_sessionfinish(session):
     """Write what this run has tried into its rows of STATUS.md; the other rows stay as earlier runs have left them."""
-    if not outcomes:
+    if not outcomes or hasattr(session.config, "workerinput"):  # of several processes, the first one hears of all tests
         return
     lines = STATUS.read_text().splitlines() if STATUS.exists() else []
     rows = {cells[0]: cells for line in lines if len(cells := line.strip("| ").split(" | ")) > 1}
