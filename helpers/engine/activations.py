@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import InputError
 from ..models.load import LanguageModel
+from ..models.pieces import pieces_of
 from ..words.components import COMPONENTS, Site
 from .hooks import ending_at, record
 
@@ -21,7 +22,7 @@ class Activations:
     """What one prompt produced inside the model. `activations[component]` is any of its tensors by name.
 
     Attributes:
-        tokens: (tokens,) each token of the prompt, decoded alone.
+        tokens: (tokens,) each token of the prompt, as `ModelCard.decoded_tokens` decodes it.
         hidden_state, mlp_output, attention_output: (layers, tokens, width), in the model's dtype; of all layers, or of
             the first ones up to the deepest that was asked for.
     """
@@ -124,7 +125,7 @@ def _capture_pass(lm: LanguageModel, prompts: list[str], deepest: int | None = N
     captured = {component: of_all_layers(component) for component in CAPTURED}
     return [
         Activations(
-            [lm.tokenizer.decode([token]) for token in tokens],
+            list(map(str, pieces_of(lm.tokenizer, tokens))),
             **{component: vectors[:, row, : len(tokens)] for component, vectors in captured.items()},
         )
         for row, tokens in enumerate(ids)
