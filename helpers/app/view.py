@@ -91,10 +91,10 @@ def error(message: str, job: Job | None = None) -> str:
 
 def _progress(job: Job) -> str:
     done, total, speed = len(job.readings), len(job.items), job.rows_per_second
-    left = f"{(total - done) / speed:.0f} s left" if speed else "estimating"
+    left = f"{speed:.{0 if speed >= 1 else 1}f} per second · {(total - done) / speed:.0f} s left" if speed else "estimating"
     return (
         f'<div class="status busy"{_data_of(job)}><progress max="{total}" value="{done}" aria-label="readings"></progress>'
-        f'<span class="numbers">{done:,} of {total:,} readings · {speed:.0f} per second · {left}</span></div>'
+        f'<span class="numbers">{done:,} of {total:,} readings · {left}</span></div>'
     )
 
 

@@ -13,6 +13,7 @@ from .decoding import CONTRAST_VERSION, SAMPLING_VERSION, Contrast, Decoding, Sa
 from .grammar import (
     check_amplifiers,
     check_components,
+    check_flag,
     check_layer,
     check_layers,
     check_places,
@@ -48,6 +49,7 @@ class Plan:
     seed: int
     references: tuple[str, ...] = ()  # empty where no component is centred
     target_components: tuple[str, ...] = (OUTPUT,)
+    stop_at_item: bool = False
 
     def items(self, card, identity: Identity | None = None) -> list[Item]:
         """Expand the plan on one model: an item per interpretation, in order.
@@ -121,6 +123,7 @@ class Plan:
             **({} if self.target_components == (OUTPUT,) else {"target_component": self.target_components}),
             "target_prompt": target,
             "max_new_tokens": self.max_new_tokens,
+            **({"stop_at_item": True} if self.stop_at_item else {}),
             "decoding": vars(self.decoding) if self.decoding else "greedy",
             "seed": self.seed if self._is_sampled or any("random" in name for name in self.components) else None,
             **({"references": self._describe_references()} if self.references else {}),
@@ -154,7 +157,7 @@ class Plan:
         shared = [
             METHOD_VERSION,
             [target_prompt.text, target_prompt.placeholder, *(["span"] if target_prompt.span else [])],
-            self.max_new_tokens,
+            [self.max_new_tokens, "or up to", target_prompt.stop] if self.stop_at_item else self.max_new_tokens,
             self._decoding_in_ids(),
             [identity.fingerprint, identity.dtype, identity.attention],
         ]
@@ -193,6 +196,7 @@ def make_plan(
     references: str | Sequence[str] | None = None,
     target_component: str | Sequence[str] = OUTPUT,
     way: str = "plain",
+    stop_at_item: bool = False,
 ) -> Plan:
     """Check the settings of a sweep; nothing is loaded or computed. Defaults: the paper's MLP evaluation (§4.1).
 
@@ -219,6 +223,8 @@ def make_plan(
             least ten others. The suite's prompts if left out.
         target_component: where in block ℓ* it is patched: one of PLACES, or several.
         way: how the components are amplified, one of WAYS; way="norm" of "mlp_output" is "norm[mlp_output]".
+        stop_at_item: end a reading before the target prompt's `stop`, when its first list item is over; faster, but the
+            paper scores all tokens.
 
     Raises:
         InputError: names the parameter, what was given and what is allowed.
@@ -253,6 +259,7 @@ def make_plan(
         check_whole("seed", seed, 0, 2**32 - 1),
         _check_references(references, components, prompts),
         places,
+        check_flag("stop_at_item", stop_at_item),
     )
 
 
@@ -293,9 +300,11 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
         "target_layer": [EVALUATED[component]] if component in EVALUATED else None,
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
+        "stop_at_item": False,
         "target_prompt": PAPER_TARGET_PROMPT,
     }
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
+    given = {"stop_at_item": False}  # a description names it where it is true
+    given |= {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
     given["target_prompt"] = given["target_prompt"]["text"]
     for name, value in wanted.items():
         if given[name] != value:

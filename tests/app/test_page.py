@@ -208,8 +208,8 @@ def test_stop_keeps_what_is_there(visit):
     page = visit()
     ask(page, layers="0-2", amplifiers=LONG)
     page.wait_for_selector("#status-a progress")
-    numbers = page.inner_text("#status-a .numbers")
-    assert re.search(r"of 5,391 readings · \d+ per second", numbers)
+    page.wait_for_selector("#status-a .numbers:has-text('per second')")  # known after the first batch
+    assert re.search(r"of 5,391 readings · [1-9]\d* per second · \d+ s left", page.inner_text("#status-a .numbers"))
     page.wait_for_selector("#table-a td button")
     page.click("#stop")
     assert re.match(r"Stopped after [\d,]+ of 5,391 readings", wait_until_over(page))
