@@ -13,12 +13,12 @@ from ..words.components import INSIDE, OUTPUT, PLACES, Site
 from ..words.decoding import Contrast, Decoding
 from ..words.machine import is_out_of_memory
 from ..words.plans import Plan
-from ..words.rows import DIGITS, NO_VECTOR, STATUSES, Item, Reading
+from ..words.rows import DIGITS, NO_VECTOR, NOT_WRITTEN, STATUSES, Item, Reading
 from ..words.target import TargetPrompt
-from .activations import CapturedPrompts
+from .activations import ContinuedPrompts
 from .batches import Failures, StopAsked, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
-from .given import GivenVectors, fits, sources_of
+from .given import Sources, fits, sources_of
 from .prompt import PatchedPrompt
 from .references import References
 from .vectors import amplified_vectors, as_seed, put
@@ -130,7 +130,7 @@ def run(
     fused: bool | None = None,
     done: Collection[str] = (),
     prompt: PatchedPrompt | None = None,
-    sources: CapturedPrompts | GivenVectors | None = None,
+    sources: Sources | None = None,
     items: list[Item] | None = None,
     references: References | None = None,
     stop: Callable[[], bool] | None = None,
@@ -148,7 +148,7 @@ def run(
             (compile.FROM_ROWS).
         done: ids of rows that were read before; a batch of nothing else is passed over.
         prompt: the plan's target prompt, if it was read before; one that was made for something else isn't used.
-        sources: the plan's captured prompts or given vectors, likewise.
+        sources: what the plan's vectors are read from, likewise.
         items: the plan's items on this model, with ids, if they were expanded before.
         references: the means of the plan's references, likewise.
         stop: asked before each token; when it says so, the batches end, without the one in hand.
@@ -189,7 +189,7 @@ class Reader:
         batch_size: int | None = None,
         fused: bool | None = None,
         prompt: PatchedPrompt | None = None,
-        sources: CapturedPrompts | GivenVectors | None = None,
+        sources: Sources | None = None,
         items: list[Item] | None = None,
         references: References | None = None,
         stop: Callable[[], bool] | None = None,
@@ -226,11 +226,22 @@ class Reader:
             return vectors, [item.target for item in some], [as_seed(f"{item.seed} {item.id}") for item in some]
 
         readings, parts = self._writer.write(len(items), given)
+        if isinstance(self._sources, ContinuedPrompts):
+            readings = [self._noting_token(*pair) for pair in zip(items, readings, strict=True)]
         made = {
             "parts": parts, "batch_size": self.size, "shares_prefix": prompt.shares_prefix,
             "fused": self._writer.fused, "device": prompt.lm.device.type,
         }  # fmt: skip
         return Batch(items, readings, made)
+
+    def _noting_token(self, item: Item, reading: Reading) -> Reading:
+        """Note which token the model wrote where the vector was taken, or that its text had ended."""
+        own = item.position - len(self._prompt.lm.token_ids(item.source_prompt))
+        if own < 0:
+            return reading
+        token = self._sources[item.source_prompt].tokens[item.position]
+        ended = not token and reading.message == NO_VECTOR
+        return reading._replace(written=token, message=NOT_WRITTEN if ended else reading.message)
 
 
 class _Writer:

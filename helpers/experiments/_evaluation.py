@@ -38,7 +38,8 @@ class EvaluationSettings(ReadSettings):
 
     prompts: FilePath = PROMPTS
     num_prompts: Count = NUM_PROMPTS
-    token: Tokens = setting(-1, "inspected token: an index (negative from the end), or its text if it occurs once")
+    token: Tokens = setting(-1, "inspected token: an index (negative from the end), its text, or a form of docs/any-vector.md")
+    continue_tokens: Count = setting(0, "how many tokens the model writes on first, which can be inspected, too")
     layers: Layers = setting("1-7", 'source layers from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5"')
     amplifiers: Amplifiers
     target_layer: TargetLayers
@@ -61,6 +62,7 @@ def plans(component: str, settings: EvaluationSettings) -> list[Plan]:
             settings.target_layer, settings.target_prompt or None, settings.max_new_tokens,
             decoding(settings.temperature, settings.top_p), settings.seed,
             target_component=settings.target_component, way=settings.way, stop_at_item=settings.stop_at_item,
+            continue_tokens=settings.continue_tokens,
         )
     ]  # fmt: skip
 
