@@ -22,13 +22,16 @@ EXPRESSIONS_KEPT = 64  # (layers, width) each
 
 def sources_of(lm: LanguageModel, plan: Plan) -> "CapturedPrompts | GivenVectors":
     """Return what a plan's vectors are read from, by source prompt."""
-    return GivenVectors(lm, plan.vectors) if isinstance(plan, VectorPlan) else CapturedPrompts(lm, plan.prompts)
+    if isinstance(plan, VectorPlan):
+        return GivenVectors(lm, plan.vectors)
+    return CapturedPrompts(lm, plan.prompts, plan.inspected(lm))
 
 
 def fits(sources: "CapturedPrompts | GivenVectors | None", lm: LanguageModel, plan: Plan) -> bool:
     """Tell whether sources that were opened before are a plan's."""
-    kind, wanted = (GivenVectors, plan.vectors) if isinstance(plan, VectorPlan) else (CapturedPrompts, plan.prompts)
-    return isinstance(sources, kind) and sources.is_for(lm, wanted)
+    if isinstance(plan, VectorPlan):
+        return isinstance(sources, GivenVectors) and sources.is_for(lm, plan.vectors)
+    return isinstance(sources, CapturedPrompts) and sources.is_for(lm, plan.prompts, plan.inspected(lm))
 
 
 class GivenVectors:
