@@ -2,9 +2,9 @@
 
     python -m benchmarks.items [--model NAME] [--prompts 8] [--rounds 3] [--new-tokens 10 30]
 
-Both take turns in one process, in batches of one size; the ratio is the result, the median of the rounds. Beside it, how
-many tokens the model ran for a row, and the same for other shares of a batch that must have ended before its rows leave.
-Writes benchmarks/results/items.csv.
+Both take turns in one process, in batches of one size; the ratio of processor time is the result, the median of the
+rounds. Beside it, how many tokens the model ran for a row, and the same where rows leave earlier or later. Writes
+benchmarks/results/items.csv.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from helpers.words.plans import make_plan
 from helpers.words.prompts import read_prompts
 from helpers.words.settings import DEFAULT_MODEL
 
-SHARES = (0, 1 / 4, 1 / 2, 3 / 4, 0.95)  # of a batch that may still write when its other rows leave; 0: no row leaves
+SHARES = (0, 1 / 4, 1 / 2, 3 / 4)  # of a batch that may still write when its other rows leave; 0: no row leaves
 
 
 def read(lm, plan, size: int) -> tuple[float, float, list]:
-    """Return seconds, how many tokens the model ran for a row, and the readings."""
+    """Return seconds of processor time, how many tokens the model ran for a row, and the readings."""
     ran, usual = [], engine.PatchedPrompt._next_logits
 
     def counted(self, ids, cache):
@@ -37,9 +37,9 @@ def read(lm, plan, size: int) -> tuple[float, float, list]:
 
     engine.PatchedPrompt._next_logits = counted
     try:
-        started = time.perf_counter()
+        started = time.process_time()
         readings = [reading for batch in run(lm, plan, size, fused=False) for reading in batch.readings]
-        return time.perf_counter() - started, sum(ran) / len(readings), readings
+        return time.process_time() - started, sum(ran) / len(readings), readings
     finally:
         engine.PatchedPrompt._next_logits = usual
 

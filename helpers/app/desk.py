@@ -23,7 +23,7 @@ from ..runs.ledger import readings_of
 from ..runs.session import Session
 from ..runs.sweep import describe, describe_judge, rows_of
 from ..words.labels import check_labels, continuations, references
-from ..words.machine import is_out_of_memory
+from ..words.machine import give_memory_back, is_out_of_memory
 from ..words.plans import make_plan
 from ..words.prompts import read_prompts
 from ..words.rows import TRIED_AGAIN, Item, Reading
@@ -39,8 +39,9 @@ SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: others wait for a 
 LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
 TOKENS = 640  # of all rows of a batch: fewer rows of longer readings
 PARAMETERS = 300_000_000  # of a model; a batch of a larger one, on a CPU, has fewer rows
-MOST_WAITING, SHARE = 20, 5  # requests that aren't over: of all visitors, of one
-MOST_KEPT, MOST_JOBS = 200_000, 500  # readings and requests that are kept; the oldest go first
+MOST_WAITING, SHARE = 100, 5  # requests that aren't over: of all visitors, of one
+MOST_KEPT, MOST_JOBS = 50_000, 200  # readings, 2 KB each, and requests that are kept; the oldest go first
+LARGE = 64 << 20  # bytes of one target prompt's keys and values, above which it isn't kept for the next request
 OTHERS = "data/prompts.csv"  # the prompts that chance is made of
 
 
@@ -245,11 +246,14 @@ class Desk:
             try:
                 next(steps)
                 self._turns.append((job, steps))
+                continue
             except StopIteration:
                 pass
             except Exception as error:  # whatever it is, the next request must be served
                 job.message = _in_words(error)
                 job.state = "failed"
+            del steps  # and what it holds
+            self._clear_away()
 
     def _next(self) -> tuple[Request, Iterator[None]]:
         """Choose whose turn it is: a newcomer, unless it needs another model than those who take turns; else the next."""
@@ -266,6 +270,14 @@ class Desk:
                 self._jobs[job.id] = job
         finally:
             self.is_laid_out = True
+
+    def _clear_away(self) -> None:
+        """Give back the memory that a request took, now that it is over."""
+        if self._session:
+            self._session.forget_large(LARGE)
+        if self._weigher:
+            self._weigher.forget_large(LARGE)
+        give_memory_back()
 
     def _get_ready(self) -> None:
         """Load the model and the judge, and read the usual target prompt."""

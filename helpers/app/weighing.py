@@ -78,6 +78,11 @@ class Weigher:
             found = self._witness.of(part, sources)[list(EVIDENCE)]
             yield dict(zip(part["id"], found.itertuples(index=False, name=None), strict=True))
 
+    def forget_large(self, most: int) -> None:
+        """Forget the latest target prompt if its keys and values take more than so many bytes."""
+        if self._witness and self._witness.bytes > most:
+            self._witness = None
+
     def weigh(
         self, rows: pd.DataFrame, evidence: Mapping[str, tuple[float, ...]], target_prompt: TargetPrompt
     ) -> dict[str, Weighed]:

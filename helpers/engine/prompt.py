@@ -318,6 +318,13 @@ class PatchedPrompt:
         return torch.stack([state.norm() for state in states])
 
     @property
+    def bytes(self) -> int:
+        """Return the bytes that its keys and values take, those of rows included that are kept from batch to batch."""
+        layers = [*self.prefix.layers, *(self._shared.layers if self._shared else ())]
+        parts = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+        return sum(part.untyped_storage().nbytes() for part in parts if isinstance(part, Tensor))
+
+    @property
     def row_bytes(self) -> int:
         """Return the bytes that a row needs: its keys, values and float32 logits, and as much again on the way."""
         layers = [layer for layer in self.prefix.layers if getattr(layer, "keys", None) is not None]

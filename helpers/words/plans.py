@@ -100,6 +100,15 @@ class Plan:
                     items[item] = None
         return self.with_ids(list(items), card, identity) if identity else list(items)
 
+    def inspected(self, card) -> dict[str, list[int]]:
+        """Return the positions of the tokens that are read from, by source prompt, each once, in order."""
+        target_prompt = self.target_prompt.located(card)
+        before = len(target_prompt.placeholder) - 1 if target_prompt.span else 0  # of a span, the last is named
+        found: dict[str, set[int]] = {prompt: set() for prompt in self.prompts}
+        for prompt, _, position, _ in self._sources(card, ()):
+            found[prompt] |= set(range(position - before, position + 1))
+        return {prompt: sorted(positions) for prompt, positions in found.items()}
+
     def _sources(self, card, layers: Sequence[int]) -> Iterator[tuple[str, str, int, Sequence[int]]]:
         """Yield what vectors are taken from: source prompt, token decoded alone, position, source layers."""
         for prompt in self.prompts:
