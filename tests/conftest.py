@@ -161,6 +161,18 @@ def held(monkeypatch):
     let_go.set()
 
 
+@pytest.fixture
+def compiler():
+    """Skip where torch can't compile: without a C++ compiler, or in a folder with a space in its path."""
+    from helpers.engine.compile import compile_blocks
+
+    try:
+        compile_blocks([])
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(40))
+    except Exception as error:
+        pytest.skip(f"torch can't compile here: {str(error)[:100]}")
+
+
 def count_hooks(model: torch.nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 

@@ -36,22 +36,19 @@ def plainly(lm, vector, layer, text, target=PAPER_TARGET_PROMPT):
     return of_tokens, -(scores[place].exp() * scores[place]).sum()
 
 
-def assert_equals_plain_pass(lm, batch_size=None):
-    states = [capture(lm, prompt)["mlp_output"] for prompt in ("Pink Floyd", "Titanic", "Star Wars")]
+def test_scores_equal_a_plain_pass(lm):
+    """In batches of any size."""
+    states = [capture(lm, prompt)["mlp_output"] for prompt in ("Pink Floyd", "Titanic")]
     vectors = torch.stack([alpha * state[layer, -1] for state in states for layer in (1, 5) for alpha in (1, 6)])
     layers = [layer for _ in states for layer in (1, 5) for _ in (1, 6)]
     texts = [TEXTS[row % len(TEXTS)] for row in range(len(vectors))]
-    found = score_texts(lm, vectors, layers, texts, batch_size=batch_size)
-    for row, (vector, layer, text) in enumerate(zip(vectors, layers, texts, strict=True)):
-        scores, entropy = plainly(lm, vector, layer, text)
-        torch.testing.assert_close(found.log_probs[row], scores, atol=1e-4, rtol=1e-4)  # float32, by the processor
-        assert found.entropy[row].item() == pytest.approx(entropy.item(), abs=1e-4)
-        assert found.log_prob[row].item() == pytest.approx(scores.mean().item(), abs=1e-4)
-
-
-@pytest.mark.parametrize("batch_size", [None, 1, 5])
-def test_scores_equal_a_plain_pass(lm, batch_size):
-    assert_equals_plain_pass(lm, batch_size)
+    plain = [plainly(lm, *row) for row in zip(vectors, layers, texts, strict=True)]
+    for batch_size in (None, 1, 5):
+        found = score_texts(lm, vectors, layers, texts, batch_size=batch_size)
+        for row, (scores, entropy) in enumerate(plain):
+            torch.testing.assert_close(found.log_probs[row], scores, atol=1e-4, rtol=1e-4)  # float32, by the processor
+            assert found.entropy[row].item() == pytest.approx(entropy.item(), abs=1e-4)
+            assert found.log_prob[row].item() == pytest.approx(scores.mean().item(), abs=1e-4)
 
 
 def test_a_prompt_that_was_read_already_serves_again(lm, monkeypatch):
@@ -93,7 +90,7 @@ def written_plainly(lm, vector, layer, target=PAPER_TARGET_PROMPT):
 
 def test_how_sure_the_model_was_equals_a_plain_generate(lm):
     """The columns `entropy` and `log_prob`; the readings end by themselves, or at the limit."""
-    plan = make_plan(["Pink Floyd", "Titanic"], "mlp_output", [1, 5], [1, 6, 30])
+    plan = make_plan(["Pink Floyd", "Titanic"], "mlp_output", 5, [1, 30])
     [batch] = run(lm, plan)
     states = {prompt: capture(lm, prompt)["mlp_output"] for prompt in plan.prompts}
     for item, reading in zip(batch.items, batch.readings, strict=True):

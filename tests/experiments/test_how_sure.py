@@ -46,6 +46,11 @@ def told(rows) -> pd.DataFrame:
     return pd.DataFrame({"id": rows["id"], **values}).round(4)
 
 
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(how_sure, "RESAMPLES", 100)
+
+
 @pytest.fixture
 def stored(tmp_path, tiny_folder):
     """A folder of results of the small model: both evaluations, other entities, and their evidence."""
