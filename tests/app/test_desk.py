@@ -206,6 +206,7 @@ def test_long_readings_are_limited_by_their_tokens(desk, usual, monkeypatch):
         desk.submit(usual.replace(max_new_tokens=30, amplifiers="1:60:0.5"))
 
 
+@pytest.mark.slow
 def test_only_the_last_model_stays_in_memory(tiny_folder, usual):
     desk = Desk(str(tiny_folder)).open()
     try:

@@ -1,6 +1,7 @@
 """One reading per vector with its confidence: from stored readings and evidence to the figure."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,10 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(how_sure, "RESAMPLES", 100)
 
 
-@pytest.fixture
-def stored(tmp_path, tiny_folder):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_folder):
     """A folder of results of the small model: both evaluations, other entities, and their evidence."""
+    tmp_path = tmp_path_factory.mktemp("results")
     settings = how_sure.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)})
     readings = Readings(settings, bar=None)
     head = evidence._head(readings, read_prompts(settings.references))
@@ -68,7 +70,14 @@ def stored(tmp_path, tiny_folder):
     table = told(whole)
     table.attrs = head
     save_results(table, tmp_path / evidence.FILE)
-    return readings
+    return tmp_path
+
+
+@pytest.fixture
+def stored(folder, tmp_path, tiny_folder):
+    """Readings of a copy of it."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return Readings(how_sure.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)}), bar=None)
 
 
 def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_path):
