@@ -167,6 +167,13 @@ def no_runs(tmp_path_factory):
 
 
 @pytest.fixture
+def few_resamples(monkeypatch):
+    """Draw less often for intervals and tests: made-up readings are far from any threshold."""
+    for module, few in (("judging.chance", 1999), ("judging.effects", 1999), ("experiments.how_sure", 100)):
+        monkeypatch.setattr(f"helpers.{module}.RESAMPLES", few)
+
+
+@pytest.fixture
 def held(monkeypatch):
     """Hold the application's desk after the first batch of each request, until this event is set."""
     from helpers.app.desk import Desk

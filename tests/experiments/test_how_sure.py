@@ -18,6 +18,8 @@ from helpers.runs.readings import Readings
 from helpers.runs.results import read_results, save_results
 from helpers.words.prompts import read_gold, read_prompts
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 PROMPTS = read_prompts("data/prompts.csv")[::3]
 ENTITIES = read_prompts("data/entities.csv")[::4]
 GOLD = read_gold("data/prompts.csv") | read_gold("data/entities.csv")
@@ -45,11 +47,6 @@ def told(rows) -> pd.DataFrame:
     right = ~rows["result"].str.contains("soup").to_numpy()
     values = {name: right * (2.5 if name in ("pmi", "round_trip") else 0) + rng.normal(size=len(rows)) for name in EVIDENCE}
     return pd.DataFrame({"id": rows["id"], **values}).round(4)
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(how_sure, "RESAMPLES", 100)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from helpers.words.decoding import Contrast
 from helpers.words.prompts import read_gold, read_prompts
 from helpers.words.rows import Reading
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 GOLD = read_gold("data/prompts.csv")
 SETTINGS = ways.Settings.of({"layers": "2,5"})
 
