@@ -72,6 +72,7 @@ class Job(Request):
         weighed: id -> what a reading is worth; {} until all are weighed.
         calibration: what probabilities were fitted with; None if nothing was for this model and target prompt.
         unweighed: why the readings could not be weighed.
+        is_kept: whether it is the first view, as it was read earlier.
         known: how many of the readings were in memory when it began.
         read: how many were computed for it.
         started, seconds: when reading began (`time.monotonic`), and how long it took, up to the last batch.
@@ -88,6 +89,7 @@ class Job(Request):
     weighed: dict[str, Weighed] = field(default_factory=dict)
     calibration: Confidence | None = None
     unweighed: str = ""
+    is_kept: bool = False
     known: int = 0
     read: int = 0
     started: float = 0.0

@@ -82,9 +82,20 @@ class Weigher:
         self, rows: pd.DataFrame, evidence: Mapping[str, tuple[float, ...]], target_prompt: TargetPrompt
     ) -> dict[str, Weighed]:
         """Return what each reading is worth, by its id; rows are all readings of their vectors."""
-        told = pd.DataFrame([evidence[id] for id in rows["id"]], rows.index, list(EVIDENCE))
-        told = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
-        found = weigh(told, self.calibration(target_prompt))[["confidence", "mean_rank", CHOSEN_BLIND, "verdict"]]
-        return {
-            id: Weighed(*worth) for id, worth in zip(rows["id"], found.itertuples(index=False, name=None), strict=True)
-        }
+        return weighed_by(self.calibration(target_prompt), rows, evidence)
+
+
+def weighed_by(
+    calibration: Confidence | None, rows: pd.DataFrame, evidence: Mapping[str, tuple[float, ...]]
+) -> dict[str, Weighed]:
+    """Return what each reading is worth, by its id.
+
+    Args:
+        calibration: what was fitted for their model and target prompt; None if nothing was.
+        rows: all readings of their vectors.
+        evidence: id -> the numbers of `evidence.EVIDENCE`.
+    """
+    told = pd.DataFrame([evidence[id] for id in rows["id"]], rows.index, list(EVIDENCE))
+    told = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
+    found = weigh(told, calibration)[["confidence", "mean_rank", CHOSEN_BLIND, "verdict"]]
+    return {id: Weighed(*worth) for id, worth in zip(rows["id"], found.itertuples(index=False, name=None), strict=True)}

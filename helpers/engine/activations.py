@@ -1,16 +1,19 @@
 """Run source prompts and keep what their blocks produced: hidden states, MLP and attention outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import DynamicCache
 
 from .. import InputError
 from ..models.load import LanguageModel
+from ..models.pieces import pieces_of
 from ..words.components import COMPONENTS, Site
 from .hooks import ending_at, record
+from .sampling import greedy
 
 TOKENS_PER_PASS = 512  # bounds a capture's memory: layers × width × 3 components of so many tokens
 CAPTURED = ("hidden_state", "mlp_output", "attention_output")  # pre_mlp_residual is derived from the first two
@@ -21,7 +24,7 @@ class Activations:
     """What one prompt produced inside the model. `activations[component]` is any of its tensors by name.
 
     Attributes:
-        tokens: (tokens,) each token of the prompt, decoded alone.
+        tokens: (tokens,) each token of the prompt, as `ModelCard.decoded_tokens` decodes it.
         hidden_state, mlp_output, attention_output: (layers, tokens, width), in the model's dtype; of all layers, or of
             the first ones up to the deepest that was asked for.
     """
@@ -109,11 +112,73 @@ def _capture_pass(lm: LanguageModel, prompts: list[str], deepest: int | None = N
     lengths = torch.tensor([len(tokens) for tokens in ids])
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(tokens) for tokens in ids], batch_first=True)
     real = torch.arange(padded.shape[1]) < lengths[:, None]
-    modules = {site: module for site, module in lm.parts.modules().items() if site.layer in layers}
-    with record(modules) as seen, ending_at(None if deepest is None else lm.blocks[deepest]):
+    with record(_modules(lm, layers)) as seen, ending_at(None if deepest is None else lm.blocks[deepest]):
         lm.model(padded.to(lm.device), attention_mask=real.long().to(lm.device), use_cache=False, logits_to_keep=1)
+    captured = _captured(lm, seen, layers)
+    return [
+        Activations(
+            list(map(str, pieces_of(lm.tokenizer, tokens))),
+            **{component: vectors[:, row, : len(tokens)] for component, vectors in captured.items()},
+        )
+        for row, tokens in enumerate(ids)
+    ]
 
-    def of_all_layers(component: str) -> Tensor:  # (layers, rows, tokens, width); also if layers are on other devices
+
+class ContinuedPrompts:
+    """The activations of a plan's prompts and of what the model writes on after each, by prompt; see
+    `capture_continuation`. Only one prompt's are in memory at a time: ask in the order of the prompts.
+    """
+
+    def __init__(self, lm: LanguageModel, prompts: Sequence[str], new_tokens: int):
+        self._made_for = lm, tuple(prompts), new_tokens
+        self._continued = lru_cache(1)(lambda prompt: capture_continuation(lm, prompt, new_tokens))
+
+    def is_for(self, lm: LanguageModel, prompts: Sequence[str], new_tokens: int) -> bool:
+        """Tell whether these are the activations of exactly these prompts, continued by as much, in this model."""
+        return self._made_for[0] is lm and self._made_for[1:] == (tuple(prompts), new_tokens)
+
+    def __getitem__(self, prompt: str) -> Activations:
+        return self._continued(prompt)
+
+
+@torch.inference_mode()
+def capture_continuation(lm: LanguageModel, prompt: str, new_tokens: int) -> Activations:
+    """Let the model write on after a prompt, greedily, and return the activations of the prompt and of what it wrote.
+
+    Each token is captured in the pass that reads it, which the writing needs anyway; there is no second pass. Writing
+    ends with the first token that ends a text, which is one of the written ones.
+
+    Args:
+        new_tokens: how many are written at most; where the text ends before, vectors are NaN, and tokens are "".
+    """
+    layers = range(lm.num_layers)
+    given, cache = lm.token_ids(prompt), DynamicCache(config=lm.model.config)
+    tokens, parts, longest = list(given), [], len(given) + new_tokens
+    with record(_modules(lm, layers)) as seen:
+        while True:
+            ids = torch.tensor([given], device=lm.device)
+            logits = lm.model(ids, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+            parts.append({component: vectors[:, 0] for component, vectors in _captured(lm, seen, layers).items()})
+            if len(tokens) == longest or (len(parts) > 1 and tokens[-1] in lm.stop_tokens):
+                break
+            given = greedy(logits)[1].tolist()
+            tokens += given
+    missing = longest - len(tokens)
+    captured = {
+        component: torch.nn.functional.pad(torch.cat([part[component] for part in parts], 1), (0, 0, 0, missing), value=torch.nan)
+        for component in CAPTURED
+    }
+    return Activations([*(lm.tokenizer.decode([token]) for token in tokens), *[""] * missing], **captured)
+
+
+def _modules(lm: LanguageModel, layers: Sequence[int]) -> dict[Site, nn.Module]:
+    return {site: module for site, module in lm.parts.modules().items() if site.layer in layers}
+
+
+def _captured(lm: LanguageModel, seen: Mapping[Site, Tensor], layers: Sequence[int]) -> dict[str, Tensor]:
+    """Return what was recorded in a pass: component -> (layers, rows, tokens, width), also if layers are on other devices."""
+
+    def of_all_layers(component: str) -> Tensor:
         if component == "hidden_state":
             return torch.stack([seen[Site(component, layer)].to(lm.device) for layer in layers])
         added = (
@@ -121,11 +186,4 @@ def _capture_pass(lm: LanguageModel, prompts: list[str], deepest: int | None = N
         )
         return torch.stack([vectors.to(lm.device) for vectors in added])
 
-    captured = {component: of_all_layers(component) for component in CAPTURED}
-    return [
-        Activations(
-            [lm.tokenizer.decode([token]) for token in tokens],
-            **{component: vectors[:, row, : len(tokens)] for component, vectors in captured.items()},
-        )
-        for row, tokens in enumerate(ids)
-    ]
+    return {component: of_all_layers(component) for component in CAPTURED}

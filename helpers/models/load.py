@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .. import InputError
+from ..words.chats import in_template, messages_of
 from ..words.files import slug
 from ..words.machine import cores
 from ..words.rows import Identity
@@ -36,6 +37,7 @@ from ..words.settings import ADAPTER_FILES, DEFAULT_MODEL, ModelSettings, Source
 from .families import Parts, check_architecture, find_parts
 from .gguf import is_worth_keeping, keep_dequantised
 from .gguf_header import check_header
+from .pieces import Piece, pieces_of
 from .sources import Source, bundled_code, find_source
 
 
@@ -77,12 +79,18 @@ class ModelCard:
         return getattr(self.config.get_text_config(), "max_position_embeddings", 1 << 30)
 
     def token_ids(self, text: str) -> list[int]:
-        """Tokenize a plain text by the tokenizer's default: a BOS if it adds one, no chat template."""
+        """Tokenize a plain text by the tokenizer's default, a BOS if it adds one; a chat by the model's own template."""
+        if messages_of(text):
+            return self.tokenizer(in_template(text, self), add_special_tokens=False).input_ids
         return self.tokenizer(text).input_ids
 
+    def pieces(self, text: str) -> list[Piece]:
+        """Tokenize a text, and say what each token stands for."""
+        return pieces_of(self.tokenizer, self.token_ids(text))
+
     def decoded_tokens(self, text: str) -> list[str]:
-        """Tokenize a text, and decode each token alone."""
-        return [self.tokenizer.decode([token]) for token in self.token_ids(text)]
+        """Tokenize a text, and decode each token alone; one that has a part of a letter is like "你 1/3"."""
+        return list(map(str, self.pieces(text)))
 
 
 @dataclass(frozen=True)

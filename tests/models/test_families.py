@@ -129,6 +129,9 @@ def texts_are_the_references(model, shares_prefix):
         ]
         assert interpret(model, vectors, layers, target, max_new_tokens=6) == plain
         assert interpret(model, vectors, layers, target, max_new_tokens=6, batch_size=3) == plain
+        ends = max(sorted(set("".join(plain))), key=lambda letter: sum(letter in text for text in plain))
+        items = interpret(model, vectors, layers, replace(target, stop=ends), 6, stop_at_item=True)
+        assert items == [text.split(ends)[0] for text in plain] != plain  # rows leave the batch while others write
 
 
 LOADED = ("Gemma 3 (with images)", "GPT-2", "Falcon, several keys", "gpt-oss")  # whose files differ from one another's

@@ -229,7 +229,7 @@ USUAL = {
     "layers": ["0-2", "1", "all", "depth:0,1"], "amplifiers": ["1", "1,2.5", "0,-3", "1e30", "1:3:0.5"],
     "token": ["-1", "0"], "target_layer": ["same", "0", "2"], "way": ["plain", "norm"],
     "target_component": ["hidden_state", "block_input", "embedding", "attention_output"], "max_new_tokens": ["1", "4"],
-    "temperature": ["0", "0.7"],
+    "temperature": ["0", "0.7"], "stop_at_item": ["true", "false"],
     "top_p": ["0.9", "1"], "seed": ["0", "4294967295"], "batch_size": ["0", "1", "7"], "num_prompts": ["0", "1"],
     "dtype": ["float32", "bfloat16"], "device": ["auto", "cpu"], "new": ["true", "false"], "workers": ["0"],
     "target_prompt": ["", "Syria: Country, x", "Syria: Country, {x}, y"], "prompts": ["data/prompts.csv"],
