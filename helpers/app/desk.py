@@ -51,7 +51,7 @@ class Desk:
         model: name of the model that it starts with.
         state: what it is doing apart from reading, or why the first model could not be loaded; "" if nothing.
         is_ready: whether it has tried to load the first model.
-        speeds: model -> readings per second of its last request that computed some.
+        speeds: model -> tokens written per second, of its last request that computed some.
         forget: called with the id of a request that is no longer kept.
 
     Args:
@@ -125,6 +125,11 @@ class Desk:
             if model not in self._cards:
                 self._cards[model] = read_model(model, **self._options_of(model).changed)
             return self._cards[model]
+
+    def seconds_for(self, readings: int, settings: PageSettings) -> float | None:
+        """Return about how long readings take, by the speed of the last request; None before there was one."""
+        speed = self.speeds.get(settings.model)
+        return readings * settings.max_new_tokens / speed if speed else None
 
     def submit(self, settings: PageSettings, visitor: str = "") -> Job:
         """Put a request into the queue.
@@ -356,7 +361,7 @@ class Desk:
         self._add(job, batch.items, batch.readings, scorer)
         job.read += len(batch.items)
         job.seconds = time.monotonic() - job.started
-        self.speeds[job.settings.model] = job.rows_per_second
+        self.speeds[job.settings.model] = job.rows_per_second * job.settings.max_new_tokens
 
     @staticmethod
     def _add(job: Job, items: list[Item], readings: list[Reading], scorer: Scorer) -> None:

@@ -19,7 +19,7 @@ from .guard import visitor
 from .inputs import Inputs
 from .jobs import Job, Request
 from .panel import GONE, QUIET, Panel
-from .settings import PageSettings, same_tokens
+from .settings import Beyond, PageSettings, same_tokens
 
 REFRESH = 0.05  # seconds between two looks at a request
 FEW_LAYERS = 7  # a model with no more of them is read at all layers, unless a link says otherwise
@@ -70,12 +70,12 @@ class Page:
         gr.on(
             [inputs.go.click, inputs.fields["prompt"].submit], self.ask,
             [*inputs.all_fields, inputs.compare, *inputs.compared.values(), a.job_id, b.job_id, self.visit],
-            [inputs.problem, *a.new, *b.new, self.beside, *history], **LONG,
-        )  # fmt: skip
+            [inputs.problem, inputs.expected, *a.new, *b.new, self.beside, *history], **LONG,
+        ).then(inputs.expect, inputs.all_fields, inputs.expected, **QUIET)  # fmt: skip
         gr.on([inputs.go.click, inputs.fields["prompt"].submit], None, js=SHOW_ANSWERS)
         inputs.stop.click(self.stop_reading, [a.job_id, b.job_id, a.asked, b.asked], queue=False, **QUIET)
-        self.blocks.load(self.arrive, None, [inputs.problem, *inputs.all_fields, *a.new], **LONG)
-        inputs.history.input(self.show_again, history[::-1], [*inputs.all_fields, *a.new], **LONG)
+        self.blocks.load(self.arrive, None, [inputs.problem, *inputs.filled, *a.new], **LONG)
+        inputs.history.input(self.show_again, history[::-1], [*inputs.filled, *a.new], **LONG)
         for panel in (a, b):
             gr.on(
                 [panel.ask.click, panel.labels.submit], self.asker(panel),
@@ -88,13 +88,11 @@ class Page:
 
     async def ask(self, request: gr.Request, *values) -> AsyncIterator[dict]:
         """Ask for what the inputs say, and follow it; a wrong setting is reported, and nothing else changes."""
-        number = len(self.inputs.fields)
-        fields, tokens_of, compare, (*others, job_a, job_b, visit) = (
-            values[:number], values[number], values[number + 1], values[number + 2 :],
-        )  # fmt: skip
+        number = len(self.inputs.all_fields)
+        fields, compare, (*others, job_a, job_b, visit) = values[:number], values[number], values[number + 1 :]
         jobs = {}
         try:
-            wanted = [self.inputs.read(fields, tokens_of)]
+            wanted = [await asyncio.to_thread(self.inputs.read, fields)]
             if compare:
                 changes = dict(zip(self.inputs.compared, others, strict=True))
                 wanted.append(await asyncio.to_thread(self._settings_beside, wanted[0], changes))
@@ -104,7 +102,8 @@ class Page:
                 jobs[panel] = await asyncio.to_thread(self.desk.submit, settings, visitor(request))
         except InputError as error:
             self.stop_reading(*(job.id for job in jobs.values()))
-            yield {self.inputs.problem: view.error(str(error))}
+            where = self.inputs.expected if isinstance(error, Beyond) else self.inputs.problem
+            yield {self.inputs.problem: "", where: view.error(str(error))}
             return
         first = {self.inputs.problem: "", self.beside: gr.update(visible=compare)}
         async for changes in self.follow(request, jobs, first | self._remember(visit, jobs.values())):

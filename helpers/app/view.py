@@ -86,6 +86,19 @@ def error(message: str, job: Job | None = None) -> str:
     return f'<div class="status error" role="alert"{_data_of(job)}><span>{escape(message)}</span></div>'
 
 
+def amount(readings: int, seconds: float | None) -> str:
+    """Say how many readings there are, and about how long they take, if that is known."""
+    words = f"{readings:,} reading{'' if readings == 1 else 's'}"
+    if seconds is None:
+        return words
+    return f"{words}, about {f'{seconds:,.0f} s' if seconds < 90 else f'{seconds / 60:,.0f} min'}" if seconds >= 1 else f"{words}, about 1 s"
+
+
+def expected(readings: int, seconds: float | None) -> str:
+    """Return the line beside the button."""
+    return f'<p class="expected numbers" role="status">{amount(readings, seconds)}</p>'
+
+
 def _progress(job: Job) -> str:
     done, total, speed = len(job.readings), len(job.items), job.rows_per_second
     left = f"{(total - done) / speed:.0f} s left" if speed else "estimating"
@@ -162,7 +175,8 @@ def table(job: Job, position: int, choice: str = BLIND.adjective, show_all: bool
     ]
     each = len(columns) // len(components)
     above = "".join(
-        f'<th colspan="{each}" scope="colgroup" title="{escape(COMPONENTS[name].meaning)}">{symbol(name)}</th>'
+        f'<th colspan="{each}" scope="colgroup" title="{escape(COMPONENTS[name].meaning)}">{symbol(name)}'
+        f"<small>{escape(COMPONENTS[name].meaning)}</small></th>"
         for name in components
     )
     below = "".join(f'<th scope="col" class="{column.kind}">{column.head}</th>' for column in columns)
@@ -388,8 +402,18 @@ def ladder(job: Job, cell: Cell, tries: Sequence[Try] = ()) -> str:
         f'<th scope="col">what the model writes</th><th scope="col" title="{worth[1]}">{worth[0]}</th>'
         '<th scope="col" title="similarity to the prompt">score</th>'
         f'<th scope="col">−0.2 to 1; grey: the paper\'s other {len(tries[0].scored.chance)} prompts</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f"<tbody>{rows}</tbody></table></div>{_ladder_legend(has_fit)}</section>"
     )
+
+
+def _ladder_legend(has_fit: bool) -> str:
+    """Say what the ladder's columns are; a title alone is nothing to a finger."""
+    worth = "<b>right</b> how likely it describes the vector" if has_fit else "<b>rank</b> the mean rank; 1 is the best"
+    parts = (
+        "<b>α</b> what the vector is multiplied by", "<b>ρ</b> how long it then is, beside the placeholder's own state", worth,
+        "<b>score</b> similarity to the prompt",
+    )  # fmt: skip
+    return f'<p class="legend">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
 
 
 BLIND_TAG, SIMILAR_TAG = (

@@ -29,6 +29,8 @@ from .rows import Identity, Item
 from .target import PAPER_TARGET_PROMPT, TargetPrompt
 
 SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
+RANGE = re.compile(r"(\d+)-(\d+)")  # both ends included, as of layers
+EVERY = re.compile(r"every ([1-9]\d*)(?:st|nd|rd|th)?")
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
 
 
@@ -207,8 +209,9 @@ def make_plan(
             both), a number, a list.
         amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c, of fixed_norm the length itself.
             Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to 15 in steps of 0.5).
-        token: the inspected token: index (negative from the end), the text of a token that occurs once, or a slice of
-            several, as Python writes it: "-5:" for the last five, "1::3" for every third but the first.
+        token: the inspected token: index (negative from the end), the text of a token that occurs once, or several: a
+            slice as Python writes it, "-5:" for the last five, "1::3" for every third but the first; "3-7" with both
+            ends; "every 10th".
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.
@@ -302,6 +305,18 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
             raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
 
 
+def slice_of(token: int | str) -> slice | None:
+    """Return the slice of tokens that a setting means, written "-5:", "3-7" or "every 10th"; None for a single token."""
+    text = token.strip() if isinstance(token, str) else ""
+    if found := SLICE.fullmatch(text):
+        return slice(*(int(end) if end else None for end in found.groups()))
+    if found := RANGE.fullmatch(text):
+        return slice(int(found[1]), int(found[2]) + 1)
+    if found := EVERY.fullmatch(text):
+        return slice(int(found[1]) - 1, None, int(found[1]))
+    return None
+
+
 def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
     """Return the positions of the tokens that a setting means: one, or those of a slice.
 
@@ -310,12 +325,11 @@ def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
     Raises:
         InputError: as `locate`; a slice without tokens.
     """
-    found = SLICE.fullmatch(token) if isinstance(token, str) else None
-    decoded = [one.strip() for one in card.decoded_tokens(text)] if found else []
-    if not found or token.strip() in decoded:
+    wanted = slice_of(token)
+    decoded = [one.strip() for one in card.decoded_tokens(text)] if wanted else []
+    if not wanted or token.strip() in decoded:
         return [locate(parameter, token, text, card)]
-    ends = (int(end) if end else None for end in found.groups())
-    if places := list(range(len(decoded)))[slice(*ends)]:
+    if places := list(range(len(decoded)))[wanted]:
         return places
     raise InputError(parameter, token, f"no tokens there; {text!r} has {len(decoded)}")
 

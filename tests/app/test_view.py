@@ -86,8 +86,8 @@ def test_an_echo_is_no_success(job):
     def mark(result):
         return Best(job, tries(scored(0.9, *[0.0] * 47, result=result))).mark
 
-    assert mark(": Diana of Wales, x") == mark(", United Kingdom") == mark("") == "echo"
-    assert mark(": British princess, x") == "hit"
+    assert mark(": Diana of Wales, x") == mark(": the, United Kingdom") == "echo"
+    assert mark(": British princess, x") == mark(", United Kingdom") == mark("") == "hit"  # an empty item repeats nothing
 
 
 def test_counts_stand_beside_chance(job):
