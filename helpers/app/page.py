@@ -20,6 +20,7 @@ from .inputs import Inputs
 from .jobs import Job, Request
 from .panel import GONE, QUIET, Panel
 from .settings import Beyond, PageSettings, same_tokens
+from .vector_tab import VectorTab
 
 REFRESH = 0.05  # seconds between two looks at a request
 FEW_LAYERS = 7  # a model with no more of them is read at all layers, unless a link says otherwise
@@ -48,10 +49,10 @@ class Page:
         desk.forget = lambda id: shutil.rmtree(exports / id, ignore_errors=True)
         self._followed: dict[tuple, str] = {}  # (visitor, panel) -> the request that it shows
         with gr.Blocks(
-            title="Superscopes", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+            title="Superscopes", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
         ) as self.blocks:
             gr.HTML(HEADER, apply_default_css=False)
-            with gr.Row(elem_classes="page"):
+            with gr.Tabs(elem_id="kinds") as kinds, gr.Tab("A prompt", id="prompt"), gr.Row(elem_classes="page"):
                 with gr.Column(scale=1, min_width=320, elem_classes="ask"):
                     self.inputs = Inputs(desk)
                 with gr.Column(scale=3, min_width=320, elem_classes="answers"):
@@ -60,9 +61,11 @@ class Page:
                             self.a = Panel(desk, exports, "a")
                         with gr.Column(min_width=320, visible=False) as self.beside:
                             self.b = Panel(desk, exports, "b")
+            with kinds, gr.Tab("A vector", id="vector", elem_id="vector-tab"):
+                self.vectors = VectorTab(desk, exports)
             self.visit = gr.State([])
             self._connect()
-            add_api(desk)
+            add_api(desk, exports.parent)
 
     def _connect(self) -> None:
         a, b, inputs = self.a, self.b, self.inputs
@@ -172,6 +175,7 @@ class Page:
 
     def leave(self, request: gr.Request) -> None:
         """Forget a page that was closed. Its requests go on, and their links find them."""
+        self.vectors.leave(request)
         for panel in (self.a, self.b):
             self._followed.pop((request.session_hash, panel.name), None)
             self._followed.pop((request.session_hash, panel.name, "question"), None)

@@ -49,14 +49,14 @@ def status(desk: Desk, job: Job | None) -> str:
     if job is None:
         if desk.state and not desk.state.startswith("loading"):
             return error(desk.state)
-        return _line("busy", f"{desk.state} …") if desk.state else _line("calm", f"{desk.loaded} is ready.")
+        return line("busy", f"{desk.state} …") if desk.state else line("calm", f"{desk.loaded} is ready.")
     if job.state == "waiting":
         ahead = desk.count_ahead(job)
         if not ahead and desk.state:
-            return _line("busy", f"{desk.state} …", job)
-        return _line("busy", f"Waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} served first.", job)
+            return line("busy", f"{desk.state} …", job)
+        return line("busy", f"Waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} served first.", job)
     if job.state == "loading":
-        return _line("busy", f"{desk.state or 'getting ready'} …", job)
+        return line("busy", f"{desk.state or 'getting ready'} …", job)
     if job.state == "failed":
         return error(job.message, job)
     if job.state == "reading":
@@ -78,7 +78,7 @@ def status(desk: Desk, job: Job | None) -> str:
         words += f", weighed in {job.weighing_seconds:.1f} s"
     if failed := sum(scored.reading.status != "ok" for scored in job.readings.values()):
         words += f"; {failed:,} failed"
-    return _line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
+    return line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
 
 
 def error(message: str, job: Job | None = None) -> str:
@@ -117,7 +117,7 @@ def _weighing(job: Job) -> str:
     )
 
 
-def _line(kind: str, words: str, job: Job | None = None) -> str:
+def line(kind: str, words: str, job: Job | None = None) -> str:
     return f'<div class="status {kind}" role="status"{_data_of(job)}><span>{escape(words)}</span></div>'
 
 
@@ -402,8 +402,23 @@ def ladder(job: Job, cell: Cell, tries: Sequence[Try] = ()) -> str:
         f'<th scope="col">what the model writes</th><th scope="col" title="{worth[1]}">{worth[0]}</th>'
         '<th scope="col" title="similarity to the prompt">score</th>'
         f'<th scope="col">−0.2 to 1; grey: the paper\'s other {len(tries[0].scored.chance)} prompts</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>{_ladder_legend(has_fit)}</section>"
+        f"<tbody>{rows}</tbody></table></div>{_ladder_legend(has_fit)}{_lenses(job, cell)}</section>"
     )
+
+
+def _lenses(job: Job, cell: Cell) -> str:
+    """Return what the lenses say of a vector; "" while nothing is known."""
+    if not (told := job.told.get(tuple(cell))):
+        return ""
+    meanings = {
+        "Logit lens": (told.logit, "the likeliest next tokens if this vector were the last hidden state"),
+        "Jacobian lens": (told.jacobian, "the same, of what the vector becomes by the last block, on average"),
+    }
+    parts = [
+        f'<span title="{meaning}"><b>{name}</b> {" ".join(f"<q>{shown(token.strip() or token)}</q>" for token in tokens)}</span>'
+        for name, (tokens, meaning) in meanings.items() if tokens
+    ]  # fmt: skip
+    return f'<p class="legend lenses">{"".join(parts)}</p>'
 
 
 def _ladder_legend(has_fit: bool) -> str:
