@@ -150,7 +150,7 @@ class Best:
         self.chance = range_of_best(np.stack([one.scored.chance for one in tries]))
         if not self.scored.score > job.settings.threshold:  # also of nan
             self.mark = ""
-        elif is_echo(job.first_item(self.scored), job.settings.prompt):
+        elif (first := job.first_item(self.scored).strip()) and is_echo(first, job.settings.prompt):  # empty, it repeats nothing
             self.mark = "echo"
         else:
             self.mark = "hit" if self.scored.score > self.chance[1] else "lucky"

@@ -21,7 +21,8 @@ from .inputs import Inputs
 from .jobs import Job, Request
 from .kept import first_view
 from .panel import GONE, QUIET, Panel
-from .settings import PageSettings, same_tokens
+from .settings import Beyond, PageSettings, same_tokens
+from .vector_tab import VectorTab
 
 REFRESH = 0.05  # seconds between two looks at a request
 MOST_REMEMBERED = 50  # requests in a visit's history
@@ -49,10 +50,10 @@ class Page:
         desk.forget = lambda id: shutil.rmtree(exports / id, ignore_errors=True)
         self._followed: dict[tuple, str] = {}  # (visitor, panel) -> the request that it shows
         with gr.Blocks(
-            title="Superscopes", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
+            title="Superscopes", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
         ) as self.blocks:
             gr.HTML(HEADER, apply_default_css=False)
-            with gr.Row(elem_classes="page"):
+            with gr.Tabs(elem_id="kinds") as kinds, gr.Tab("A prompt", id="prompt"), gr.Row(elem_classes="page"):
                 with gr.Column(scale=1, min_width=320, elem_classes="ask"):
                     self.inputs = Inputs(desk)
                 with gr.Column(scale=3, min_width=320, elem_classes="answers"):
@@ -61,9 +62,11 @@ class Page:
                             self.a = Panel(desk, exports, "a")
                         with gr.Column(min_width=320, visible=False) as self.beside:
                             self.b = Panel(desk, exports, "b")
+            with kinds, gr.Tab("A vector", id="vector", elem_id="vector-tab"):
+                self.vectors = VectorTab(desk, exports)
             self.visit = gr.State([])
             self._connect()
-            add_api(desk)
+            add_api(desk, exports.parent)
 
     def _connect(self) -> None:
         a, b, inputs = self.a, self.b, self.inputs
@@ -71,13 +74,13 @@ class Page:
         gr.on(
             [inputs.go.click, inputs.fields["prompt"].submit], self.ask,
             [*inputs.all_fields, inputs.compare, *inputs.compared.values(), a.job_id, b.job_id, self.visit],
-            [inputs.problem, *a.new, *b.new, self.beside, *history], **LONG,
-        )  # fmt: skip
+            [inputs.problem, inputs.expected, *a.new, *b.new, self.beside, *history], **LONG,
+        ).then(inputs.expect, inputs.all_fields, inputs.expected, **QUIET)  # fmt: skip
         gr.on([inputs.go.click, inputs.fields["prompt"].submit], None, js=SHOW_ANSWERS)
         inputs.stop.click(self.stop_reading, [a.job_id, b.job_id, a.asked, b.asked], queue=False, **QUIET)
-        arrived = [inputs.problem, *inputs.all_fields, *a.new, a.choice, a.show, *history]
+        arrived = [inputs.problem, *inputs.filled, *a.new, a.choice, a.show, *history]
         self.blocks.load(self.arrive, None, arrived, **LONG)
-        inputs.history.input(self.show_again, history[::-1], [*inputs.all_fields, *a.new], **LONG)
+        inputs.history.input(self.show_again, history[::-1], [*inputs.filled, *a.new], **LONG)
         for panel in (a, b):
             gr.on(
                 [panel.ask.click, panel.labels.submit], self.asker(panel),
@@ -90,13 +93,11 @@ class Page:
 
     async def ask(self, request: gr.Request, *values) -> AsyncIterator[dict]:
         """Ask for what the inputs say, and follow it; a wrong setting is reported, and nothing else changes."""
-        number = len(self.inputs.fields)
-        fields, tokens_of, compare, (*others, job_a, job_b, visit) = (
-            values[:number], values[number], values[number + 1], values[number + 2 :],
-        )  # fmt: skip
+        number = len(self.inputs.all_fields)
+        fields, compare, (*others, job_a, job_b, visit) = values[:number], values[number], values[number + 1 :]
         jobs = {}
         try:
-            wanted = [self.inputs.read(fields, tokens_of)]
+            wanted = [await asyncio.to_thread(self.inputs.read, fields)]
             if compare:
                 changes = dict(zip(self.inputs.compared, others, strict=True))
                 wanted.append(await asyncio.to_thread(self._settings_beside, wanted[0], changes))
@@ -106,7 +107,8 @@ class Page:
                 jobs[panel] = await asyncio.to_thread(self.desk.submit, settings, visitor(request))
         except InputError as error:
             self.stop_reading(*(job.id for job in jobs.values()))
-            yield {self.inputs.problem: view.error(str(error))}
+            where = self.inputs.expected if isinstance(error, Beyond) else self.inputs.problem
+            yield {self.inputs.problem: "", where: view.error(str(error))}
             return
         first = {self.inputs.problem: "", self.beside: gr.update(visible=compare)}
         async for changes in self.follow(request, jobs, first | self._remember(visit, jobs.values())):
@@ -175,6 +177,7 @@ class Page:
 
     def leave(self, request: gr.Request) -> None:
         """Forget a page that was closed. Its requests go on, and their links find them."""
+        self.vectors.leave(request)
         for panel in (self.a, self.b):
             self._followed.pop((request.session_hash, panel.name), None)
             self._followed.pop((request.session_hash, panel.name, "question"), None)

@@ -103,7 +103,7 @@ class Panel:
                 self.rest = gr.Button(
                     "Compute the rest", visible=False, elem_id=f"rest-{name}", elem_classes="rest", size="md"
                 )
-            with gr.Tab("Keep", id="keep"):
+            with gr.Tab("Export", id="export"):
                 with gr.Row():
                     self.csv = gr.DownloadButton("CSV", interactive=False, elem_id=f"csv-{name}")
                     self.json = gr.DownloadButton("JSON: what made it", interactive=False, elem_id=f"json-{name}")
@@ -185,8 +185,7 @@ class Panel:
             rest = self.rest_of(job)
             card = self.desk.card(rest.model)
             missing = len(rest.plan(card).items(card)) - len(job.readings)
-            seconds = f", about {missing / speed:.0f} s" if (speed := self.desk.speeds.get(rest.model)) else ""
-            words, possible = f"Compute the rest: {missing:,} readings{seconds}", True
+            words, possible = f"Compute the rest: {view.amount(missing, self.desk.seconds_for(missing, rest))}", True
         except InputError as error:
             words, missing, possible = f"The rest can't be computed here: {error}"[:200], 1, False
         button = gr.update(value=words, visible=missing > 0, interactive=possible and job.is_over)
@@ -246,7 +245,7 @@ class Panel:
                 csv, page = self.write(job, python)
                 paths = (str(csv), str(csv.with_suffix(".json")), str(page))
         except OSError as error:  # such as a full disk; what was read is still shown
-            problem = {self.status: view.error(f"The files to keep can't be written: {error.strerror}.", job)}
+            problem = {self.status: view.error(f"The files can't be written: {error.strerror}.", job)}
         buttons = (self.csv, self.json, self.report)
         offered = {
             button: gr.update(value=path, interactive=bool(path)) for button, path in zip(buttons, paths, strict=True)

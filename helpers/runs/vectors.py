@@ -8,14 +8,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .. import InputError
 from ..judging.criteria import DECIMALS, choose
 from ..judging.judge import Judge
 from ..models.load import LanguageModel
 from ..models.vector_files import VectorFile
-from ..words.components import GENTLE_GRID, GIVEN, WAYS
+from ..words.components import GENTLE_GRID, GIVEN, WAYS, into
 from ..words.files import slug
 from ..words.target import TargetPrompt
-from ..words.vectors import NOTHING, Vector, VectorPlan, VectorSettings, make_vector_plan, of_expressions, random_like
+from ..words.vectors import (
+    MOST_ROWS,
+    NOTHING,
+    Vector,
+    VectorPlan,
+    VectorSettings,
+    make_vector_plan,
+    of_expressions,
+    random_like,
+)
 from .results import FIRST_ITEM
 from .sweep import sweep
 
@@ -33,13 +43,18 @@ class Request:
         vectors: in order.
         plans: of the vectors; of the random directions beside them, if any; and of nothing patched.
 
+    Args:
+        most: how many vectors there may be.
+
     Raises:
         InputError: names the parameter, what was given and what is allowed.
     """
 
-    def __init__(self, asked: VectorSettings):
+    def __init__(self, asked: VectorSettings, most: int = MOST_ROWS):
         self.asked, self.width = asked, 0
         self.vectors = self._looked_up()
+        if len(self.vectors) > most:
+            raise InputError("vectors", f"{len(self.vectors):,}", f"at most {most:,} here")
         shared = {
             "layers": asked.layers, "target_prompt": TargetPrompt.of_text(asked.target_prompt),
             "max_new_tokens": asked.max_new_tokens, "stop_at_item": asked.stop_at_item,
@@ -77,7 +92,7 @@ class Request:
         asked = self.asked
         asked.check()
         if not asked.is_file:
-            return of_expressions(asked.vectors, asked.component)
+            return of_expressions(asked.vectors, asked.component, asked.may_read_files)
         file = VectorFile(asked.file)
         self.width = file.width
         return file.vectors(asked.rows, asked.names, asked.layer)
@@ -167,6 +182,23 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
     table = own[SHOWN].rename(columns={FIRST_ITEM: "reading"}).join(numbers).reset_index(drop=True)
     table.attrs = rows.attrs
     return table
+
+
+def explained(asked: VectorSettings, table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """Return what the columns of `believed` mean, and what the model writes of nothing, in lines."""
+    target = " and ".join(into(layer) for layer in asked.target_layer)
+    lines = [
+        f"Put at the placeholder, {target}: {WAYS[asked.way].formula}. Of each vector the reading that agrees most with "
+        "those at its other amplifiers.",
+    ]
+    if asked.random and table["random"].any():
+        lines.append(
+            "contrast: how much it agrees with them, less how much with the readings of random directions; random: how "
+            "many of those have a contrast as high, chosen in the same way."
+        )
+    for nothing in rows.loc[rows["component"] == "none", FIRST_ITEM]:
+        lines.append(f"nothing: how much it is like what the model writes when nothing is patched, “{nothing}”.")
+    return lines
 
 
 def _random_beside(rows: pd.DataFrame, vector: pd.Series) -> pd.DataFrame:

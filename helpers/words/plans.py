@@ -227,10 +227,10 @@ def make_plan(
             both), a number, a list.
         amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c, of fixed_norm the length itself.
             Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to 15 in steps of 0.5).
-        token: the inspected token: index (negative from the end), the text of a token that occurs once, or a slice of
-            several, as Python writes it: "-5:" for the last five, "1::3" for every third but the first; "every 10th";
-            of a chat, "last of user turn", "last of 2nd assistant turn", the last token of what is said there; and
-            "written", the tokens that the model writes itself, or "written 3".
+        token: the inspected token: index (negative from the end), the text of a token that occurs once, or several: a
+            slice as Python writes it, "-5:" for the last five, "1::3" for every third but the first; "3-7" with both
+            ends; "every 10th"; of a chat, "last of user turn", "last of 2nd assistant turn", the last token of what is
+            said there; and "written", the tokens that the model writes itself, or "written 3".
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.

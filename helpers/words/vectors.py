@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from .. import InputError
 from . import grammar
@@ -205,10 +205,14 @@ def make_vector_plan(
     return VectorPlan(**{**vars(plan), "components": components, "vectors": tuple(vectors), "width": width})
 
 
-def of_expressions(text: str, component: str = "hidden_state") -> list[Vector]:
-    """Return the vectors that a text of expressions stands for; see `expressions`."""
+def of_expressions(text: str, component: str = "hidden_state", files: bool = True) -> list[Vector]:
+    """Return the vectors that a text of expressions stands for; see `expressions`.
+
+    Args:
+        files: whether it may read files of prompts.
+    """
     found = []
-    for expression in parse_all(text, component):
+    for expression in parse_all(text, component, files):
         layers = expression.layers
         closed = layers.pop() if len(layers) == 1 else NO_LAYER
         kind = "weight" if isinstance(expression.node, Weight) else "expression"
@@ -262,6 +266,8 @@ def _check_way(parameter: str, value: object) -> str:
 class VectorSettings(ReadSettings):
     """Which vectors are read, and how."""
 
+    may_read_files: ClassVar[bool] = True  # of prompts, in an expression
+
     vectors: Annotated[str, Form(_check_vectors, grammar.read_path)] = setting(
         '"King" - "Man" + "Woman"', f"expressions, or {FORMATS}"
     )
@@ -304,7 +310,7 @@ class VectorSettings(ReadSettings):
         """Refuse, before anything is imported, an expression that isn't understood, and what only files can have."""
         if self.is_file:
             return
-        of_expressions(self.vectors, self.component)
+        of_expressions(self.vectors, self.component, self.may_read_files)
         for name in ("names", "rows", "tensor", "layer"):
             if (given := getattr(self, name)) not in ("", ()):
                 raise InputError(name, given, f"{self.vectors[:40]!r} is no file that exists, and only files take it")

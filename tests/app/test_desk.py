@@ -202,7 +202,7 @@ def test_a_stop_does_not_wait_for_a_batch(desk, usual, monkeypatch):
 
 def test_long_readings_are_limited_by_their_tokens(desk, usual, monkeypatch):
     monkeypatch.setattr("helpers.app.settings.MOST_TOKENS", 9000)
-    with pytest.raises(InputError, match="readings='1,071': at most 300 of 30 tokens at once here"):
+    with pytest.raises(InputError, match="1,071 readings; at most 300 here"):
         desk.submit(usual.replace(max_new_tokens=30, amplifiers="1:60:0.5"))
 
 

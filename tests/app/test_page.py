@@ -78,7 +78,7 @@ def test_type_choose_interpret_and_download(visit, tiny, tmp_path):
     assert wait_until_over(page).startswith("24 readings")
     assert page.locator("#table-a tbody tr").count() == 3 and page.locator("#table-a td button").count() == 6
 
-    page.get_by_role("tab", name="Keep").click()
+    page.get_by_role("tab", name="Export").click()
     with page.expect_download() as download:
         page.click("#csv-a")
     download.value.save_as(tmp_path / "app.csv")
@@ -95,6 +95,70 @@ def test_type_choose_interpret_and_download(visit, tiny, tmp_path):
             page.click(f"#{button}-a")
         assert download.value.suggested_filename.endswith(ending)
     assert "sweep(" in page.inner_text("#python-a")
+
+
+def test_a_long_prompt_leaves_the_button_where_it_is(visit):
+    page = visit()
+    page.locator("#prompt textarea, #prompt input").fill("Wales " * 50 + "你")
+    page.wait_for_function("document.querySelectorAll('#tokens label').length > 51")
+    last = page.locator("#tokens label").count() - 1
+    box = page.locator("#tokens [data-testid=checkbox-group]")
+    assert box.evaluate("one => one.scrollHeight > one.clientHeight") and box.bounding_box()["height"] < 200
+    assert page.locator("#tokens label").nth(last).inner_text().strip() == "你 2/2"
+    page.locator("#tokens label").nth(last).hover()
+    assert page.locator("#tokens label").nth(last).get_attribute("title") == "bytes A0"
+
+    def chosen() -> list[int]:
+        boxes = page.locator("#tokens input").evaluate_all("all => all.map(one => one.checked)")
+        return [place for place, checked in enumerate(boxes) if checked]
+
+    def expect(words: str) -> None:
+        page.wait_for_function("words => document.querySelector('#expected').innerText.startsWith(words)", arg=words)
+
+    page.locator("#tokens label").nth(3).click()
+    page.locator("#tokens label").nth(7).click(modifiers=["Shift"])
+    page.wait_for_function("document.querySelectorAll('#tokens input:checked').length == 6")
+    assert chosen() == [3, 4, 5, 6, 7, last]
+    page.locator("#layers").locator("textarea, input").fill("0-2")
+    page.locator("#amplifiers").locator("textarea, input").fill("1, 2")
+    expect("108 readings")  # 6 tokens, 3 components, 3 layers, 2 amplifiers
+    places = page.locator("#places").locator("textarea, input")
+    places.fill("-2:, every 20th, 3-4")
+    expect("108 readings")
+    page.wait_for_function("document.querySelectorAll('#tokens input:checked').length == 6")
+    assert chosen() == [3, 4, 19, 39, last - 1, last]
+    page.click("#interpret")
+    assert wait_until_over(page).startswith("108 readings")
+    expect("108 readings, about ")
+    page.locator("#tokens label").nth(19).click()
+    assert places.input_value() == ""
+    expect("90 readings, about ")
+    page.locator("#amplifiers").locator("textarea, input").fill("1:2000:1")
+    expect("90,000 readings; at most 20,000 here")
+    page.click("#interpret")
+    page.wait_for_timeout(500)
+    expect("90,000 readings; at most 20,000 here")
+    assert not page.inner_text("#problem").strip() and page.locator("[role=alert]").count() == 1
+
+
+def test_a_turn_of_a_chat_and_back(visit, tiny):
+    page = visit("?prompt=Titanic&layers=1&amplifiers=1")
+    before, after = tiny.chat_turn
+    page.click("#turn")
+    page.wait_for_function("document.querySelectorAll('#tokens label').length > 10")
+    assert page.locator("#prompt textarea, #prompt input").input_value() == f"{before}Titanic{after}"
+    assert [chip.strip() for chip in chips(page)] == [one.strip() or "⏎" for one in tiny.decoded_tokens(f"{before}Titanic{after}")]
+    chosen = page.locator("#tokens label:has(input:checked)").all_inner_texts()
+    assert [one.strip() for one in chosen] == [tiny.decoded_tokens(f"{before}Titanic")[-1].strip()]
+    page.click("#turn")
+    page.wait_for_function("document.querySelectorAll('#tokens label').length < 5")
+    assert page.locator("#prompt textarea, #prompt input").input_value() == "Titanic"
+    ask(page)
+    wait_until_over(page)
+    page.locator("#table-a td button").first.click()
+    page.wait_for_selector("#ladder-a .ladder")
+    assert "the residual stream before the MLP adds to it" in page.inner_text("#table-a thead")
+    assert "ρ how long it then is" in page.inner_text("#ladder-a .legend")
 
 
 @pytest.mark.slow
@@ -214,7 +278,7 @@ def test_stop_keeps_what_is_there(visit):
     page.click("#stop")
     assert re.match(r"Stopped after [\d,]+ of 5,391 readings", wait_until_over(page))
     assert page.locator("#table-a td button").count()
-    page.get_by_role("tab", name="Keep").click()
+    page.get_by_role("tab", name="Export").click()
     page.wait_for_selector("#csv-a:not([disabled])")
 
 
@@ -242,7 +306,7 @@ def test_a_link_opens_with_the_results(visit, server):
     wait_until_over(page)
     page.wait_for_function("window.location.search.includes('run=')")
     link = page.url
-    page.get_by_role("tab", name="Keep").click()
+    page.get_by_role("tab", name="Export").click()
     assert page.locator("#link-a").locator("textarea, input").input_value() == re.sub("&run=.*", "", link)
     page.get_by_role("tab", name="Readings").click()
     by_similarity(page)
