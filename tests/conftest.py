@@ -85,7 +85,7 @@ def status(request):
 
 
 def pytest_runtest_logreport(report):
-    for row in report.user_properties:
+    for row in map(tuple, report.user_properties):  # lists, where another process tells of it
         if row[0] in ("family", "source") and (report.when == "call" or report.outcome != "passed"):
             worse = {outcomes.get(row), report.outcome} & {"failed", "skipped"}
             outcomes[row] = "failed" if "failed" in worse else "skipped" if worse else "passed"

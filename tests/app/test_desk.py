@@ -272,6 +272,7 @@ def test_the_blind_reading_is_the_one_of_python(desk, usual, tiny):
     assert made["chosen"]["id"].tolist() == chosen["id"].tolist()
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_python_where_something_was_fitted(usual, lm):
     desk = Desk(DEFAULT_MODEL).open()
     asked = usual.replace(
