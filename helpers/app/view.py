@@ -49,8 +49,6 @@ def status(desk: Desk, job: Job | None) -> str:
     if (job is None or job.is_kept) and desk.is_ready and desk.state and not desk.state.startswith("loading"):
         return error(desk.state, job)
     if job is None:
-        if desk.state and not desk.state.startswith("loading"):
-            return error(desk.state)
         return line("busy", f"{desk.state} …") if desk.state else line("calm", f"{desk.loaded} is ready.")
     if job.is_kept:
         words = f"{len(job.readings):,} readings, kept from an earlier day. {job.settings.model}, {desk.dtype}."
