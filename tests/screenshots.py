@@ -72,8 +72,8 @@ def take(url: str, folder: Path) -> None:
         page.wait_for_selector("#status-a .status.busy", state="detached", timeout=300_000)
         page.wait_for_selector("#map-a span.missing", state="detached", timeout=20_000)
         save(page, "desktop-map")
-        page.get_by_role("tab", name="Keep").click()
-        save(page, "desktop-keep")
+        page.get_by_role("tab", name="Export").click()
+        save(page, "desktop-export")
         with page.expect_download() as download:
             page.click("#report-a")
         download.value.save_as(folder / "report.html")

@@ -5,8 +5,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gradio as gr
+import numpy as np
 
 from .. import InputError
 from ..words.rows import ROW_COLUMNS, WEIGHED_COLUMNS
@@ -14,12 +17,17 @@ from .desk import Desk
 from .guard import visitor
 from .jobs import Request
 from .settings import PageSettings, check_length
+from .vector_settings import MOST_BYTES, AskedVectors
 
 USUAL = PageSettings()
 
 
-def add_api(desk: Desk) -> None:
-    """Add the endpoints to the page that is being built."""
+def add_api(desk: Desk, folder: Path) -> None:
+    """Add the endpoints to the page that is being built.
+
+    Args:
+        folder: where numbers that a client sends are kept while they are read.
+    """
 
     def models() -> list[str]:
         """Models that can be asked."""
@@ -82,6 +90,40 @@ def add_api(desk: Desk) -> None:
         await over(question)
         return json.loads(question.rows.to_json(orient="records", double_precision=6))
 
+    async def read(
+        vectors: str = "",
+        numbers: list[list[float]] = [],  # noqa: B006
+        component: str = "hidden_state",
+        layers: str = "1-7",
+        way: str = "norm",
+        amplifiers: str = "",
+        target_layer: str = "0",
+        target_prompt: str = USUAL.target_prompt,
+        random: int = 20,
+        max_new_tokens: int = USUAL.max_new_tokens,
+        model: str = desk.model,
+        request: gr.Request = None,
+    ) -> list[dict]:
+        """Read given vectors, as the page's second tab does: an expression, like '"King" - "Man" + "Woman"', or numbers, a
+        list per vector; a row per vector, with the reading to believe and what chance would give.
+        """
+        given = {
+            "vectors": vectors, "component": component, "layers": layers, "way": way, "amplifiers": amplifiers,
+            "target_layer": target_layer, "target_prompt": target_prompt, "random": random, "max_new_tokens": max_new_tokens,
+            "model": model,
+        }  # fmt: skip
+        with TemporaryDirectory(dir=folder) as kept:
+            with _bad_input_as_answer():
+                given["target_layer"] = AskedVectors.read("target_layer", target_layer)
+                if numbers:
+                    given["upload"] = str(Path(kept) / "numbers.npy")
+                    np.save(given["upload"], _table(numbers))
+                job = await asyncio.to_thread(
+                    lambda: desk.submit_vectors(AskedVectors.of_visitor(given), visitor(request))
+                )
+            await over(job)
+        return json.loads(job.table.to_json(orient="records", double_precision=6))
+
     async def over(job: Request) -> None:
         """Wait for a request, and answer the client with why it failed, if it did."""
         try:
@@ -96,6 +138,22 @@ def add_api(desk: Desk) -> None:
     gr.api(tokens, api_name="tokens")
     gr.api(interpret, api_name="interpret", concurrency_limit=None)
     gr.api(label, api_name="label", concurrency_limit=None)
+    gr.api(read, api_name="read", concurrency_limit=None)
+
+
+def _table(numbers: object) -> np.ndarray:
+    """Return numbers that a client sent: (vectors, width) float32.
+
+    Raises:
+        InputError: too many, or no list of lists of the same length.
+    """
+    most = MOST_BYTES // 4
+    if sum(len(row) for row in numbers) > most:
+        raise InputError("numbers", f"{len(numbers):,} lists", f"at most {most:,} numbers here")
+    table = np.asarray(numbers, dtype=np.float32)
+    if table.ndim != 2:
+        raise InputError("numbers", f"{len(numbers):,} lists", "expected a list of numbers per vector")
+    return table
 
 
 @contextmanager

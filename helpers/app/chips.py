@@ -1,10 +1,13 @@
 """Tokens to choose from, which change while a visitor types."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import gradio as gr
 from gradio import component_meta
+
+from ..models.pieces import Piece
 
 
 @contextmanager
@@ -43,4 +46,36 @@ with _without_stub_files():
 
 def chip(token: str) -> str:
     """Return a token as the label of a chip."""
-    return token.strip() or {"\n": "⏎"}.get(token, "␣")
+    text = token.strip() or {"\n": "⏎"}.get(token, "␣")
+    letter, space, part = text.partition(" ")
+    return text if any(map(str.isprintable, letter)) else f"U+{ord(letter[0]):04X}{space}{part}"
+
+
+def with_bytes(pieces: Sequence[Piece]) -> str:
+    """Return what `CHIPS` looks up: of each chip that is a part of a letter, its bytes."""
+    return f"<span hidden data-bytes='{json.dumps([piece.in_hex if piece.parts > 1 else '' for piece in pieces])}'></span>"
+
+
+CHIPS = """
+let last = null, shift = false;
+const labels = () => [...document.querySelectorAll('#tokens label')];
+document.addEventListener('mouseover', event => {
+  const label = event.target.closest?.('#tokens label');
+  if (!label) return;
+  const bytes = JSON.parse(element.querySelector('[data-bytes]')?.dataset.bytes || '[]')[labels().indexOf(label)];
+  label.title = bytes ? `bytes ${bytes}` : '';
+});
+document.addEventListener('click', event => {
+  const box = event.target.closest?.('#tokens label')?.querySelector('input');
+  if (!box) return;
+  if (event.target !== box) { shift = event.shiftKey; return; }  // a click on the text becomes one on the box
+  const range = shift || event.shiftKey;
+  shift = false;
+  const boxes = labels().map(label => label.querySelector('input')), at = boxes.indexOf(box), from = last;
+  last = at;
+  if (!range || from === null || from >= boxes.length) return;
+  const wanted = box.checked;
+  setTimeout(() => boxes.slice(Math.min(from, at), Math.max(from, at) + 1)
+    .filter(one => one.checked !== wanted).forEach(one => one.click()));
+});
+"""

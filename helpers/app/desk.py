@@ -23,23 +23,28 @@ from ..runs.ledger import readings_of
 from ..runs.session import Session
 from ..runs.sweep import describe, describe_judge, rows_of
 from ..words.labels import check_labels, continuations, references
-from ..words.machine import is_out_of_memory
+from ..words.machine import give_memory_back, is_out_of_memory
 from ..words.plans import make_plan
 from ..words.prompts import read_prompts
-from ..words.rows import DIGITS, TRIED_AGAIN, Item, Reading
+from ..words.rows import TRIED_AGAIN, Item, Reading
 from ..words.settings import ModelSettings, SourceOptions
-from .cells import choices_of
-from .jobs import Job, Question, Request
+from . import lens
+from .cells import with_worth
+from .given import serve
+from .jobs import Job, Question, Request, VectorJob
+from .kept import kept
 from .scores import Scorer
 from .settings import MOST_ROWS, PageSettings, check_length
-from .weighing import UNWEIGHED, Weigher
+from .vector_settings import AskedVectors
+from .weighing import Weigher
 
 SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: others wait for a batch (benchmarks/results/app.csv)
 LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
 TOKENS = 640  # of all rows of a batch: fewer rows of longer readings
 PARAMETERS = 300_000_000  # of a model; a batch of a larger one, on a CPU, has fewer rows
-MOST_WAITING, SHARE = 20, 5  # requests that aren't over: of all visitors, of one
-MOST_KEPT, MOST_JOBS = 200_000, 500  # readings and requests that are kept; the oldest go first
+MOST_WAITING, SHARE = 100, 5  # requests that aren't over: of all visitors, of one
+MOST_KEPT, MOST_JOBS = 50_000, 200  # readings, 2 KB each, and requests that are kept; the oldest go first
+LARGE = 64 << 20  # bytes of one target prompt's keys and values, above which it isn't kept for the next request
 OTHERS = "data/prompts.csv"  # the prompts that chance is made of
 
 
@@ -51,16 +56,20 @@ class Desk:
         model: name of the model that it starts with.
         state: what it is doing apart from reading, or why the first model could not be loaded; "" if nothing.
         is_ready: whether it has tried to load the first model.
-        speeds: model -> readings per second of its last request that computed some.
+        is_laid_out: whether what is kept of the first view, if anything is, can be recalled; before the model is loaded.
+        speeds: model -> tokens written per second, of its last request that computed some.
         forget: called with the id of a request that is no longer kept.
 
     Args:
+        shows_kept: whether the first view need not be read where it is kept.
         source_options: of the first model; see `settings.SourceOptions`.
     """
 
-    def __init__(self, model: str, dtype: str = "float32", device: str = "auto", **source_options):
+    def __init__(
+        self, model: str, dtype: str = "float32", device: str = "auto", shows_kept: bool = True, **source_options
+    ):
         self.model, self.dtype, self.device = model, dtype, device
-        self.state, self.is_ready = f"loading {model}", False
+        self.state, self.is_ready, self.is_laid_out = f"loading {model}", False, not shows_kept
         self.speeds: dict[str, float] = {}
         self.forget: Callable[[str], None] = lambda id: None
         self._options = {model: SourceOptions.of(source_options)}
@@ -70,6 +79,7 @@ class Desk:
         self._cards: dict[str, ModelCard] = {}
         self._reading_cards = threading.Lock()
         self._weigher: Weigher | None = None  # of this model; it has the other prompts' vectors, for questions, too
+        self._lenses: lens.Lenses | None = None  # of this model
         self._jobs: dict[str, Request] = {}
         self._queue: deque[Request] = deque()
         self._turns: deque[tuple[Request, Iterator[None]]] = deque()  # of the desk's thread
@@ -101,7 +111,7 @@ class Desk:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
-        self._session, self._of_runs, self._weigher, self._cards = None, {}, None, {}
+        self._session, self._of_runs, self._weigher, self._lenses, self._cards = None, {}, None, None, {}
 
     @property
     def models(self) -> list[str]:
@@ -125,6 +135,11 @@ class Desk:
             if model not in self._cards:
                 self._cards[model] = read_model(model, **self._options_of(model).changed)
             return self._cards[model]
+
+    def seconds_for(self, readings: int, settings: PageSettings) -> float | None:
+        """Return about how long readings take, by the speed of the last request; None before there was one."""
+        speed = self.speeds.get(settings.model)
+        return readings * settings.max_new_tokens / speed if speed else None
 
     def submit(self, settings: PageSettings, visitor: str = "") -> Job:
         """Put a request into the queue.
@@ -163,6 +178,21 @@ class Desk:
         self._queue_up(question, visitor)
         return question
 
+    def submit_vectors(self, settings: AskedVectors, visitor: str = "") -> VectorJob:
+        """Put a request for given vectors into the queue.
+
+        Args:
+            visitor: as in `submit`.
+
+        Raises:
+            InputError: a setting or a file that this model can't carry out, or a queue that is full.
+        """
+        card = self.card(settings.model)
+        request = settings.request(card)
+        job = VectorJob(settings, request, [item for plan in request.plans for item in plan.items(card)])
+        self._queue_up(job, visitor)
+        return job
+
     def _queue_up(self, job: Request, visitor: str) -> None:
         job.visitor = visitor
         with self._changed:
@@ -189,6 +219,23 @@ class Desk:
         job = self._jobs.get(id)
         return job if isinstance(job, kind) else None
 
+    def recall(self, settings: PageSettings, id: str = "") -> Job | None:
+        """Return a request of the same vectors in the same way that was read and weighed to its end, if one is kept.
+
+        Args:
+            id: of one that is preferred, though it be stopped or not over yet.
+
+        Raises:
+            InputError: a setting that this model can't carry out.
+        """
+        card = self.card(settings.model)
+        items = settings.plan(card).items(card)
+        wanted = settings.replace(tokens=dict.fromkeys(item.position for item in items))
+        kept = [job for job in list(self._jobs.values()) if isinstance(job, Job)]
+        same = [job for job in kept if job.settings.replace(tokens=job.positions) == wanted]
+        preferred = [job for job in same if job.id == id]
+        return next(iter(preferred or [job for job in reversed(same) if job.state == "done" and job.weighed]), None)
+
     def count_ahead(self, job: Request) -> int:
         """Count the requests that are served before a waiting one."""
         with self._changed:
@@ -200,7 +247,7 @@ class Desk:
         """Drop the oldest requests that are over, if too many are kept."""
         kept = sum(len(job.items) for job in self._jobs.values())
         for job in list(self._jobs.values()):
-            if job.is_over and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
+            if job.is_over and not getattr(job, "is_kept", False) and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
                 kept -= len(job.items)
                 del self._jobs[job.id]
                 self.forget(job.id)
@@ -209,6 +256,7 @@ class Desk:
 
     def _work(self) -> None:
         try:
+            self._lay_out()
             self._get_ready()
         except Exception as error:
             self.state = _in_words(error)
@@ -222,19 +270,39 @@ class Desk:
             try:
                 next(steps)
                 self._turns.append((job, steps))
+                continue
             except StopIteration:
                 pass
             except Exception as error:  # whatever it is, the next request must be served
                 job.message = _in_words(error)
                 job.state = "failed"
+            del steps  # and what it holds
+            self._clear_away()
 
     def _next(self) -> tuple[Request, Iterator[None]]:
         """Choose whose turn it is: a newcomer, unless it needs another model than those who take turns; else the next."""
         if self._queue and all(job.settings.model == self._queue[0].settings.model for job, _ in self._turns):
             job = self._queue.popleft()
             job.state = "loading"
-            return job, self._answer(job) if isinstance(job, Question) else self._serve(job)
+            steps = {Question: self._answer, VectorJob: self._serve_vectors}.get(type(job), self._serve)
+            return job, steps(job)
         return self._turns.popleft()
+
+    def _lay_out(self) -> None:
+        """Lay out the first view, if it is kept."""
+        try:
+            if not self.is_laid_out and (job := kept(self.card(self.model), self.dtype)):
+                self._jobs[job.id] = job
+        finally:
+            self.is_laid_out = True
+
+    def _clear_away(self) -> None:
+        """Give back the memory that a request took, now that it is over."""
+        if self._session:
+            self._session.forget_large(LARGE)
+        if self._weigher:
+            self._weigher.forget_large(LARGE)
+        give_memory_back()
 
     def _get_ready(self) -> None:
         """Load the model and the judge, and read the usual target prompt."""
@@ -269,11 +337,28 @@ class Desk:
         job.seconds = time.monotonic() - job.started
         whole = not failure and len(found) == len(job.items)
         is_weighed = (yield from self._weigh(lm, job)) if whole else False
+        yield from self._ask_lenses(lm, job)
         if found:
             job.rows = self._rows(lm, job, found, made)
         if failure:
             raise failure
         job.state = "done" if is_weighed or job.unweighed else "stopped"
+
+    def _serve_vectors(self, job: VectorJob) -> Iterator[None]:
+        """Read given vectors; yield after each batch."""
+        lm = self._load(job.settings.model)
+        known: dict[str, Reading] = {}
+        for earlier in [one for one in list(self._jobs.values()) if isinstance(one, VectorJob)]:
+            known |= {id: one for id, one in earlier.readings.items() if one.status not in TRIED_AGAIN}
+        try:
+            for _ in serve(job, self._session, self._judge, self._batch_size(lm, job), known):
+                self._note_speed(job)
+                yield
+        except InputError as error:
+            raise InputError.saying(job.settings.without_path(str(error))) from error
+
+    def _note_speed(self, job: Job | VectorJob) -> None:
+        self.speeds[job.settings.model] = job.rows_per_second * job.settings.max_new_tokens
 
     def _weigh(self, lm: LanguageModel, job: Job) -> Generator[None, None, bool]:
         """Weigh a request's readings, and return whether that was done; yield after each part, as a stop is obeyed."""
@@ -297,6 +382,20 @@ class Desk:
             job.unweighed = _in_words(error)
         job.weighing_seconds = time.monotonic() - started
         return not job.unweighed
+
+    def _ask_lenses(self, lm: LanguageModel, job: Job) -> Iterator[None]:
+        """Ask the lenses about a request's vectors; yield after each part. Readings stand without them."""
+        vectors = list(dict.fromkeys((one.component, one.layer, one.position) for one in job.items if one.id in job.readings))
+        try:
+            self._lenses = self._lenses or lens.Lenses(lm)
+            for start in range(0, min(len(vectors), lens.MOST), lens.PART):
+                if job.stop.is_set():
+                    return
+                activations = self._session.sources_for(job.plan)[job.settings.prompt]
+                job.told = job.told | self._lenses.of(vectors[start : start + lens.PART], activations)
+                yield
+        except Exception as error:
+            _in_words(error)  # in the terminal
 
     def _answer(self, question: Question) -> Iterator[None]:
         """Score a question's labels; yield after each vector. A stop is obeyed after a pass."""
@@ -323,7 +422,7 @@ class Desk:
     def _recall(self, job: Job, scorer: Scorer) -> None:
         """Give a request the readings that are known: of earlier requests, and of notebooks' runs."""
         known = {}
-        for earlier in list(self._jobs.values()):
+        for earlier in [one for one in list(self._jobs.values()) if isinstance(one, Job)]:
             readings = earlier.readings
             known |= {item.id: readings[item.id] for item in job.items if item.id in readings}
         job.readings = {id: scored for id, scored in known.items() if scored.reading.status not in TRIED_AGAIN}
@@ -343,7 +442,7 @@ class Desk:
                 return
 
     @staticmethod
-    def _batch_size(lm: LanguageModel, job: Job) -> int:
+    def _batch_size(lm: LanguageModel, job: Job | VectorJob) -> int:
         """Choose the rows of a batch, for whose end others wait."""
         size = min(max(-(-len(job.items) // 3), SMALLEST_BATCH), BATCH if len(job.items) < LONG else LARGER_BATCH)
         size = min(size, TOKENS // job.settings.max_new_tokens)
@@ -356,7 +455,7 @@ class Desk:
         self._add(job, batch.items, batch.readings, scorer)
         job.read += len(batch.items)
         job.seconds = time.monotonic() - job.started
-        self.speeds[job.settings.model] = job.rows_per_second
+        self._note_speed(job)
 
     @staticmethod
     def _add(job: Job, items: list[Item], readings: list[Reading], scorer: Scorer) -> None:
@@ -371,14 +470,7 @@ class Desk:
             made: how the first batch was computed; {} if everything was known.
         """
         rows = rows_of(items, [job.readings[item.id].reading for item in items], job.plan.target_prompt)
-        chosen = choices_of(job)
-        worth = [job.weighed.get(item.id, UNWEIGHED) for item in items]
-        rows = score(rows, self._judge).assign(
-            mean_rank=pd.Series([one.mean_rank for one in worth], dtype=float).round(DIGITS["mean_rank"]),
-            confidence=pd.Series([one.confidence for one in worth], dtype=float).round(DIGITS["confidence"]),
-            verdict=[one.verdict for one in worth],
-            chosen=[chosen.get(item.id, "") for item in items],
-        )
+        rows = with_worth(score(rows, self._judge), job)
         rows.attrs = {
             **describe(lm, job.plan),
             "judge": describe_judge(self._judge),
@@ -395,7 +487,7 @@ class Desk:
         """Return a model; the one before it is freed first."""
         if self.loaded != model:
             self.state = f"loading {model}"
-            self._session, self._of_runs, self._weigher = None, {}, None
+            self._session, self._of_runs, self._weigher, self._lenses = None, {}, None, None
             options = {"dtype": self.dtype, "device": self.device, "source_options": self._options_of(model)}
             session = Session(ModelSettings.of({"model": model, **options}), self._judge)
             try:

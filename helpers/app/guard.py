@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from .logins import Logins, TooMany
+from .server import CACHE
+from .vector_settings import MOST_BYTES
 
 POLICY = (  # Gradio's page needs inline scripts and makes functions of text; nothing is loaded from other hosts
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -13,8 +15,10 @@ POLICY = (  # Gradio's page needs inline scripts and makes functions of text; no
 OPEN = (  # what the page and the client ask for, of Gradio's many routes
     "assets/", "static/", "svelte/", "theme.css", "favicon.ico", "manifest.json", "robots.txt", "config", "info",
     "queue/", "call/", "run/predict", "heartbeat/", "startup-events", "app_id", "cancel", "reset", "user",
-    "token", "login", "logout",
+    "token", "login", "logout", "upload",
 )  # fmt: skip
+ENVELOPE = 10_000  # bytes around a file that is uploaded
+MOST_UPLOADED = 256_000_000  # bytes of all files that visitors have uploaded and that are still kept
 
 
 FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")  # Gradio would write them into its pages
@@ -30,6 +34,7 @@ class Guard:
 
     def __init__(self, app, folder: Path, host: str = ""):
         self.app, self.files, self.host, self.logins = app, f"file={folder}/", host, Logins()
+        self.cache = folder / CACHE
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
@@ -73,9 +78,20 @@ class Guard:
         if origin and scope["method"] not in ("GET", "HEAD"):
             if origin.partition("://")[2] not in {headers.get("host", ""), self.host} - {""}:
                 return _plain("asked by a page of another origin", 403)
+        if path == "upload" and (refused := self._upload_refused(headers)):
+            return refused
         if path and (".." in path or not path.startswith((*OPEN, self.files))):
             return _plain("not served here", 403)
         return None
+
+    def _upload_refused(self, headers):
+        length = headers.get("content-length", "")
+        if not length.isdigit():
+            return _plain("how long is it?", 411)
+        if int(length) > MOST_BYTES + ENVELOPE:
+            return _plain(f"at most {MOST_BYTES:,} bytes", 413)
+        kept = sum(file.stat().st_size for file in self.cache.rglob("*") if file.is_file())
+        return _plain("too many files are kept here; try again in an hour", 507) if kept > MOST_UPLOADED else None
 
 
 def visitor(request) -> str:

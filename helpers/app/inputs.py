@@ -1,15 +1,17 @@
 """What a visitor can set: the inputs of the page, filled from settings and read as settings."""
 
+from collections.abc import Sequence
 from html import escape
 
 import gradio as gr
 
 from .. import InputError
 from ..words.components import COMPONENTS, FINE_GRID, MLP_GRID
-from .chips import Chips, chip
+from . import view
+from .chips import CHIPS, Chips, chip, with_bytes
 from .desk import Desk
 from .panel import QUIET
-from .settings import COLUMNS, PAPERS_COLUMNS, PageSettings, check_length, in_words
+from .settings import COLUMNS, LONGEST, PAPERS_COLUMNS, Beyond, PageSettings, check_length, in_words
 
 MOST_CHIPS = 512  # tokens that are shown to choose from; the last ones
 EXAMPLES = (  # the paper's walkthroughs (Figure 1, Tables 1-3), and their settings
@@ -20,6 +22,7 @@ EXAMPLES = (  # the paper's walkthroughs (Figure 1, Tables 1-3), and their setti
        "layers": "0-7"}
       for prompt in ("Alexander the Great", "Red Hot Chili Peppers", "Florence and the Machine")),
 )  # fmt: skip
+PLACES = "Tokens by position, from 0: -5: is the last five, 3-7 those between, every 10th, 12; commas between them"
 LAYERS = {"choices": ["same", "0"], "allow_custom_value": True, "label": "Target layer"}
 
 
@@ -29,7 +32,11 @@ class Inputs:
     Attributes:
         fields: setting -> its input, in the order of `PageSettings`.
         tokens_of: the model, the prompt and the positions that the chips belong to.
+        turn: the button that makes the prompt a turn of a chat.
         go, stop: the buttons.
+        places: tokens as a text, which goes before the chips.
+        bytes: those of chips that are parts of a letter.
+        expected: how many readings the inputs ask for.
         problem: where wrong settings are reported.
         compare, compared: whether a second panel is wanted; setting -> its input for that panel.
         history: earlier requests of this visit.
@@ -49,10 +56,16 @@ class Inputs:
         tokens = Chips([], label="Tokens", elem_classes="chips", elem_id="tokens")
         self.tokens_of = gr.State(("", "", []))
         with gr.Row(elem_classes="small"):
-            self.last, self.all = gr.Button("last token", size="sm"), gr.Button("all tokens", size="sm")
+            self.last, self.all = gr.Button("last", size="sm"), gr.Button("all", size="sm")
+            self.turn = gr.Button("chat turn", size="sm", visible=False, elem_id="turn")
+            self.places = gr.Textbox(
+                label=PLACES, show_label=False, container=False, max_lines=1, min_width=120, elem_id="places",
+                placeholder="-5:, 3-7, every 10th",
+            )  # fmt: skip
+            self.bytes = gr.HTML("", apply_default_css=False, js_on_load=CHIPS, elem_id="bytes", padding=False)
         components = gr.CheckboxGroup(
             [(COMPONENTS[name].symbol, name) for name in COLUMNS], label="Vectors", value=list(usual.components),
-            elem_classes="chips", elem_id="components",
+            elem_classes="chips", elem_id="components", info=f"h_PreMLP: {COMPONENTS['pre_mlp_residual'].meaning}",
         )  # fmt: skip
         with gr.Row():
             layers = gr.Textbox(usual.layers, label="Layers", elem_id="layers", min_width=120)
@@ -64,6 +77,7 @@ class Inputs:
         with gr.Row(elem_classes="go"):
             self.go = gr.Button("Interpret", variant="primary", elem_id="interpret", scale=2, min_width=0)
             self.stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=0)
+            self.expected = gr.HTML("", apply_default_css=False, elem_id="expected", padding=False)
         self.problem = gr.HTML("", apply_default_css=False, elem_id="problem")
         with gr.Accordion("More", open=False):
             model = gr.Dropdown(desk.models, value=usual.model, label="Model", elem_id="model")
@@ -95,35 +109,66 @@ class Inputs:
 
     @property
     def all_fields(self) -> list:
-        """Return the inputs of all settings, and `tokens_of`."""
-        return [*self.fields.values(), self.tokens_of]
+        """Return the inputs of all settings, `tokens_of` and `places`."""
+        return [*self.fields.values(), self.tokens_of, self.places]
+
+    @property
+    def filled(self) -> list:
+        """Return what `fill` changes."""
+        return [*self.all_fields, self.bytes, self.turn]
 
     def _connect(self) -> None:
         prompt, model, tokens = (self.fields[name] for name in ("prompt", "model", "tokens"))
+        chips = [tokens, self.fields["layers"], self.tokens_of, self.bytes, self.turn]
         gr.on(
-            [prompt.change, model.change], self.renew_chips, [prompt, model, self.tokens_of],
-            [tokens, self.fields["layers"], self.tokens_of], trigger_mode="always_last", **QUIET,
+            [prompt.change, model.change, self.places.change], self.renew_chips,
+            [prompt, model, self.tokens_of, self.places], chips, trigger_mode="always_last", **QUIET,
         )  # fmt: skip
-        self.last.click(lambda of: of[2][-1:], self.tokens_of, tokens, queue=False, **QUIET)
-        self.all.click(lambda of: of[2], self.tokens_of, tokens, queue=False, **QUIET)
-        self.examples.click(self.example, [self.examples, model], self.all_fields, **QUIET)
+        tokens.input(None, None, self.places, js="() => ''")
+        for button, which in ((self.last, slice(-1, None)), (self.all, slice(None))):
+            button.click(
+                lambda of, which=which: (of[2][which], ""), self.tokens_of, [tokens, self.places], queue=False, **QUIET
+            )
+        self.turn.click(self.take_turn, [prompt, model], [prompt, self.places, *chips], **QUIET)
+        self.examples.click(self.example, [self.examples, model], self.filled, **QUIET)
+        counted = [field.change for name, field in self.fields.items() if name != "threshold"]
+        gr.on(
+            [*counted, self.places.change], self.expect, self.all_fields, self.expected, trigger_mode="always_last",
+            **QUIET,
+        )  # fmt: skip
 
-    def read(self, values: list, tokens_of: tuple) -> PageSettings:
-        """Read the inputs; if the chips still belong to another prompt, its last token is meant.
+    def read(self, values: Sequence) -> PageSettings:
+        """Read `all_fields`; if the chips still belong to another prompt, its last token is meant.
 
         Raises:
             InputError: names the setting, what was given and what is allowed.
         """
+        *values, tokens_of, places = values
         given = dict(zip(self.fields, values, strict=True))
-        if (given["model"], given["prompt"]) != tuple(tokens_of[:2]):
+        if (given["model"], given["prompt"]) != tuple(tokens_of[:2]) or places:
             given["tokens"] = (-1,)
-        return PageSettings.of(given | {name: given[name] or () for name in ("tokens", "components")})
+        settings = PageSettings.of(given | {name: given[name] or () for name in ("tokens", "components")})
+        return settings.at(places, self._desk.card(settings.model)) if places else settings
+
+    def expect(self, *values) -> str:
+        """Say how many readings the inputs ask for, and about how long they take, or that they are too many; nothing of
+        what else is wrong while a visitor types.
+        """
+        try:
+            settings = self.read(values)
+            card = self._desk.card(settings.model)
+            readings = len(settings.plan(card).items(card))
+        except Beyond as error:
+            return view.error(str(error))
+        except InputError:
+            return ""
+        return view.expected(readings, self._desk.seconds_for(readings, settings))
 
     def fill(self, settings: PageSettings) -> dict:
         """Return what changes so that the inputs show some settings."""
         chips = self.chips(settings.prompt, settings.model, settings.tokens)
         layers = self.fields["layers"]
-        changes = {self.fields[name]: value for name, value in settings} | chips
+        changes = {self.fields[name]: value for name, value in settings} | chips | {self.places: ""}
         changes[layers] = chips.get(layers, gr.update()) | {"value": settings.layers}
         changes[self.fields["components"]] = list(settings.components)
         if settings.model not in self._desk.models:
@@ -134,13 +179,32 @@ class Inputs:
         """Return what changes so that the inputs show an example of the paper."""
         return self.fill(PageSettings.of(EXAMPLES[number] | {"model": model}))
 
-    def renew_chips(self, prompt: str, model: str, tokens_of: tuple) -> dict:
+    def renew_chips(self, prompt: str, model: str, tokens_of: tuple, places: str) -> dict:
         """Return the chips of what was typed; those that came with a link or an example stay as they are."""
-        if (model, prompt) == tuple(tokens_of[:2]):
+        if (model, prompt) == tuple(tokens_of[:2]) and not places:
             return {self.fields["tokens"]: gr.skip()}
-        return self.chips(prompt, model)
+        try:
+            chosen = PageSettings.of({"prompt": prompt}).at(places, self._desk.card(model)).tokens if places else (-1,)
+        except InputError as error:
+            return self.chips(prompt, model, ()) | {self.bytes: f'<p class="caption">{escape(str(error)[:200])}</p>'}
+        return self.chips(prompt, model, chosen)
 
-    def chips(self, prompt: str, model: str, chosen: tuple[int, ...] = (-1,)) -> dict:
+    def take_turn(self, prompt: str, model: str) -> dict:
+        """Return what changes so that the prompt is what a user says in the model's own chat template, its last token
+        chosen; or is no longer.
+        """
+        turn = self._desk.card(model).chat_turn
+        if not turn or len(prompt) > LONGEST["prompt"]:
+            return {self.bytes: gr.skip()}
+        before, after = turn
+        if prompt.startswith(before) and prompt.endswith(after):
+            prompt, last = prompt.removeprefix(before).removesuffix(after), -1
+        else:
+            last = len(self._desk.card(model).token_ids(before + prompt)) - 1
+            prompt = before + prompt + after
+        return {self.fields["prompt"]: prompt, self.places: ""} | self.chips(prompt, model, (last,))
+
+    def chips(self, prompt: str, model: str, chosen: Sequence[int] = (-1,)) -> dict:
         """Return a prompt's tokens to choose from, and a label with the layers that the model has.
 
         Args:
@@ -150,20 +214,22 @@ class Inputs:
         try:
             card = self._desk.card(model)
             check_length("prompt", prompt)
-            tokens = card.decoded_tokens(prompt) if prompt.strip() else []
+            pieces = card.pieces(prompt) if prompt.strip() else []
         except InputError as error:
             nothing = gr.update(choices=[], value=[], info=escape(str(error)))
-            return {tokens_input: nothing, self.tokens_of: (model, prompt, [])}
-        positions = list(range(len(tokens)))[-MOST_CHIPS:]
-        inside = [position for position in chosen if -len(tokens) <= position < len(tokens)]
-        value = list(dict.fromkeys(position % len(tokens) for position in inside))
-        left_out = len(tokens) - len(positions)
+            return {tokens_input: nothing, self.bytes: "", self.tokens_of: (model, prompt, [])}
+        inside = [position for position in chosen if -len(pieces) <= position < len(pieces)]
+        value = list(dict.fromkeys(position % len(pieces) for position in inside))
+        every = range(len(pieces))
+        positions = sorted({*every[-MOST_CHIPS:], *value})
         return {
             tokens_input: gr.update(
-                choices=[(chip(tokens[position]), position) for position in positions],
-                value=[position for position in value if position in positions],
-                info=f"the last {len(positions)} of {len(tokens):,}" if left_out else "",
+                choices=[(chip(str(pieces[position])), position) for position in positions],
+                value=value,
+                info=f"the last {MOST_CHIPS} of {len(pieces):,}" if len(pieces) > MOST_CHIPS else "",
             ),
+            self.bytes: with_bytes([pieces[position] for position in positions]),
+            self.turn: gr.update(visible=bool(card.chat_turn)),
             self.fields["layers"]: gr.update(label=f"Layers, of 0–{card.num_layers - 1}"),
             self.tokens_of: (model, prompt, positions),
         }

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from ..judging.confidence import Confidence
+from ..runs.vectors import Request as VectorRequest
 from ..words.plans import Plan
-from ..words.rows import Item
+from ..words.rows import Item, Reading
+from .lens import Told
 from .scores import Scored
 from .settings import PageSettings
+from .vector_settings import AskedVectors
 from .weighing import Weighed
 
 OVER = ("done", "stopped", "failed")
@@ -59,6 +62,35 @@ class Question(Request):
 
 
 @dataclass(eq=False)
+class VectorJob(Request):
+    """Readings of given vectors.
+
+    Attributes:
+        request: the vectors, and the plans that read them.
+        items: the plans', in their order; without ids until the model is loaded.
+        readings: id -> reading; as of `Job`.
+        rows: when it is over, the rows in the row schema; `.attrs` is the JSON beside the CSV.
+        table: when it is over, one reading of each vector; see `runs.vectors.believed`.
+        known, read, started, seconds: as of `Job`.
+    """
+
+    settings: AskedVectors
+    request: VectorRequest
+    items: list[Item]
+    readings: dict[str, Reading] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+    known: int = 0
+    read: int = 0
+    started: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Return the speed up to the last batch; 0 before the first."""
+        return self.read / self.seconds if self.seconds else 0.0
+
+
+@dataclass(eq=False)
 class Job(Request):
     """Readings of vectors.
 
@@ -72,6 +104,8 @@ class Job(Request):
         weighed: id -> what a reading is worth; {} until all are weighed.
         calibration: what probabilities were fitted with; None if nothing was for this model and target prompt.
         unweighed: why the readings could not be weighed.
+        is_kept: whether it is the first view, as it was read earlier.
+        told: (component, layer, position) -> what the lenses say of that vector.
         known: how many of the readings were in memory when it began.
         read: how many were computed for it.
         started, seconds: when reading began (`time.monotonic`), and how long it took, up to the last batch.
@@ -88,6 +122,8 @@ class Job(Request):
     weighed: dict[str, Weighed] = field(default_factory=dict)
     calibration: Confidence | None = None
     unweighed: str = ""
+    is_kept: bool = False
+    told: dict[tuple[str, int, int], Told] = field(default_factory=dict)
     known: int = 0
     read: int = 0
     started: float = 0.0

@@ -43,8 +43,15 @@ watch('value', () => {
 """
 GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-ADDRESS = "query => window.location.origin + window.location.pathname + query.replace(/&run=[^&]*$/, '')"
-KEEP_ADDRESS = "query => { window.history.replaceState(null, '', window.location.pathname + query); }"
+CHOICE = f"(choice === '{BLIND.adjective}' ? '' : '&choice=' + choice)"  # of a link; the usual one is left out
+ADDRESS = (
+    "(query, choice) => query && window.location.origin + window.location.pathname + "
+    f"query.replace(/&run=[^&]*$/, '') + {CHOICE}"
+)
+KEEP_ADDRESS = (
+    "(query, choice) => { if (query) window.history.replaceState(null, '', window.location.pathname + "
+    f"query.replace(/(?=&run=[^&]*$)/, {CHOICE})); }}"
+)
 SHOW_LADDER = "() => setTimeout(() => document.querySelector('.ladder')?.scrollIntoView({block: 'nearest'}), 150)"
 
 
@@ -96,7 +103,7 @@ class Panel:
                 self.rest = gr.Button(
                     "Compute the rest", visible=False, elem_id=f"rest-{name}", elem_classes="rest", size="md"
                 )
-            with gr.Tab("Keep", id="keep"):
+            with gr.Tab("Export", id="export"):
                 with gr.Row():
                     self.csv = gr.DownloadButton("CSV", interactive=False, elem_id=f"csv-{name}")
                     self.json = gr.DownloadButton("JSON: what made it", interactive=False, elem_id=f"json-{name}")
@@ -131,9 +138,14 @@ class Panel:
             clickable.click(self.open_cell, [self.job_id, self.choice, self.show, self.asked], opened, **QUIET).then(
                 None, js=SHOW_LADDER
             )
-        self.query.change(None, self.query, self.link, js=ADDRESS)
+        address = ([self.query.change, self.choice.change], None, [self.query, self.choice])
+        gr.on(*address, self.link, js=ADDRESS)
         if self.name == "a":
-            self.query.change(None, self.query, None, js=KEEP_ADDRESS)
+            gr.on(*address, None, js=KEEP_ADDRESS)
+
+    def choose(self, choice: str) -> dict:
+        """Return what changes so that readings are shown that are chosen so; one of `words.methods.CHOICES`."""
+        return {self.choice: choice, self.show: gr.update(visible=choice != BLIND.adjective)}
 
     def draw(self, id: str, position: int | None, choice: str, show: str, cell: str) -> dict:
         """Draw the table so far; when the request is over, also the map and the files."""
@@ -173,8 +185,7 @@ class Panel:
             rest = self.rest_of(job)
             card = self.desk.card(rest.model)
             missing = len(rest.plan(card).items(card)) - len(job.readings)
-            seconds = f", about {missing / speed:.0f} s" if (speed := self.desk.speeds.get(rest.model)) else ""
-            words, possible = f"Compute the rest: {missing:,} readings{seconds}", True
+            words, possible = f"Compute the rest: {view.amount(missing, self.desk.seconds_for(missing, rest))}", True
         except InputError as error:
             words, missing, possible = f"The rest can't be computed here: {error}"[:200], 1, False
         button = gr.update(value=words, visible=missing > 0, interactive=possible and job.is_over)
@@ -234,7 +245,7 @@ class Panel:
                 csv, page = self.write(job, python)
                 paths = (str(csv), str(csv.with_suffix(".json")), str(page))
         except OSError as error:  # such as a full disk; what was read is still shown
-            problem = {self.status: view.error(f"The files to keep can't be written: {error.strerror}.", job)}
+            problem = {self.status: view.error(f"The files can't be written: {error.strerror}.", job)}
         buttons = (self.csv, self.json, self.report)
         offered = {
             button: gr.update(value=path, interactive=bool(path)) for button, path in zip(buttons, paths, strict=True)

@@ -21,6 +21,7 @@ import psutil
 
 from .. import InputError
 from ..models.sources import find_source
+from ..words.machine import share_memory
 from ..words.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ FIRST_PORT, PORTS = 7860, 100  # tried in turn if none is asked for
 USER = "superscopes"
 PASSWORD = "SUPERSCOPES_PASSWORD"  # the environment variable
 FOLDER = "superscopes-"  # then the number of the server's process
+CACHE = "cache"  # where Gradio puts what is uploaded, in that folder
 
 
 class Server:
@@ -56,6 +58,7 @@ class Server:
         check_address(address, password)
         proxy = check_root_url(root_url)
         desk.check()
+        share_memory()
         self.desk, self.port = desk, find_port(port, address)
         _remove_what_killed_servers_left()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")).resolve()
@@ -66,6 +69,7 @@ class Server:
         from .guard import Guard
         from .page import Page
         from .theme import theme
+        from .vector_settings import MOST_BYTES
         from .view import STYLE
 
         exports = self._folder / "exports"
@@ -82,7 +86,7 @@ class Server:
             server_name=address, server_port=self.port, share=False, inline=False, inbrowser=False, quiet=True,
             prevent_thread_lock=True, auth=(USER, password) if password else None, strict_cors=True, ssr_mode=False,
             root_path=root_url.rstrip("/") or None, mcp_server=False, enable_monitoring=False, run_history=False, pwa=False, show_error=False,
-            allowed_paths=[str(exports)], max_file_size="1mb",
+            allowed_paths=[str(exports)], max_file_size=MOST_BYTES,
             footer_links=["api"], theme=theme(), css=STYLE, app_kwargs={"middleware": layers},
         )  # fmt: skip
         desk.open()
@@ -217,7 +221,7 @@ def _prepare_gradio(folder: Path) -> None:
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_RUN_HISTORY": "False",
         "GRADIO_MCP_SERVER": "False",
-        "GRADIO_TEMP_DIR": str(folder / "cache"),
+        "GRADIO_TEMP_DIR": str(folder / CACHE),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     for name in ("NO_PROXY", "no_proxy"):  # the server asks itself whether it is up

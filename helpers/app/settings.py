@@ -11,7 +11,7 @@ from .. import InputError
 from ..words import grammar
 from ..words.components import COMPONENTS, MLP_GRID
 from ..words.grammar import check_string, listed, parse_layers, read_list, read_number
-from ..words.plans import Plan, make_plan
+from ..words.plans import Plan, make_plan, positions
 from ..words.settings import THRESHOLD, Cosine, Form, ModelSettings, Positive, Record, Text, setting
 from ..words.target import PAPER_TARGET_PROMPT, TargetPrompt
 
@@ -19,12 +19,16 @@ PAPERS_COLUMNS = ("pre_mlp_residual", "mlp_output", "hidden_state")  # of its Fi
 COLUMNS = (*PAPERS_COLUMNS, *(name for name in COMPONENTS if name not in PAPERS_COLUMNS))
 MARKED = re.sub(r"x$", "{x}", PAPER_TARGET_PROMPT)  # braces mark the placeholder
 LONGEST = {  # characters
-    "prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000, "labels": 12_000
+    "prompt": 20_000, "target_prompt": 20_000, "amplifiers": 2_000, "layers": 2_000, "labels": 12_000, "tokens": 2_000,
 }  # fmt: skip
 MOST_ROWS = 20_000  # readings of one request; the command line has no limit
 MOST_TOKENS = 200_000  # new ones, of all its readings together
 MOST_TEXT = 20_000_000  # characters of the prompt in all rows together
 SYNONYMS = {"token": "tokens"}  # names that a link may use, too
+
+
+class Beyond(InputError):
+    """Report a request that is too large for the page."""
 
 
 def in_words(amplifiers: Sequence[float]) -> str:
@@ -122,6 +126,7 @@ class PageSettings(Record):
         """Make the plan for a model.
 
         Raises:
+            Beyond: too many readings.
             InputError: names the setting, what was given and what is allowed.
         """
         plan = make_plan(
@@ -132,9 +137,17 @@ class PageSettings(Record):
         rows = len(plan.tokens) * len(plan.components) * len(layers) * len(plan.amplifiers)
         most = min(MOST_ROWS, MOST_TEXT // len(self.prompt), MOST_TOKENS // self.max_new_tokens)
         if rows > most:
-            length = f" of {self.max_new_tokens} tokens" if most < MOST_ROWS else ""
-            raise InputError("readings", f"{rows:,}", f"at most {most:,}{length} at once here; ./runme.sh has no limit")
+            raise Beyond.saying(f"{rows:,} readings; at most {most:,} here. ./runme.sh has no limit.")
         return plan
+
+    def at(self, text: str, card) -> PageSettings:
+        """Return these settings with the tokens that a text means: "-5:, 3-7, every 10th, 12".
+
+        Raises:
+            InputError: not of that form, or no token there.
+        """
+        asked = grammar.check_tokens("tokens", grammar.read_list(check_length("tokens", text)))
+        return self.replace(tokens=[place for one in asked for place in positions("tokens", one, self.prompt, card)])
 
     def link(self) -> str:
         """Write the settings as the query of a link; defaults are left out."""
@@ -142,6 +155,11 @@ class PageSettings(Record):
         return "?" + urlencode(
             {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in given.items()}
         )
+
+    @classmethod
+    def asks(cls, query: Mapping[str, str]) -> bool:
+        """Return whether a link's query names a setting: then it asks for readings, not for the page alone."""
+        return any(SYNONYMS.get(name, name) in cls.model_fields for name in query)
 
     @classmethod
     def of_link(cls, query: Mapping[str, str], **usual) -> PageSettings:
@@ -202,9 +220,9 @@ def same_tokens(prompt: str, tokens: tuple[int, ...], card, other) -> tuple[int,
 
 
 def _ends(prompt: str, card) -> list[int]:
-    """Return where each token ends, in letters of the prompt without spaces; a special token adds none."""
+    """Return where each token ends, in bytes of the prompt without spaces; a special token adds none."""
     special, end, ends = set(card.tokenizer.all_special_ids), 0, []
-    for id, text in zip(card.token_ids(prompt), card.decoded_tokens(prompt), strict=True):
-        end += 0 if id in special else len("".join(text.split()))
+    for id, piece in zip(card.token_ids(prompt), card.pieces(prompt), strict=True):
+        end += 0 if id in special else len(b"".join(piece.data.split()))
         ends.append(end)
     return ends

@@ -46,17 +46,20 @@ STYLE = f":root {{ {COLOURS}}}\n" + files(__package__).joinpath("style.css").rea
 
 def status(desk: Desk, job: Job | None) -> str:
     """Return the line that says what is going on, with a bar while readings are computed."""
+    if (job is None or job.is_kept) and desk.is_ready and desk.state and not desk.state.startswith("loading"):
+        return error(desk.state, job)
     if job is None:
-        if desk.state and not desk.state.startswith("loading"):
-            return error(desk.state)
-        return _line("busy", f"{desk.state} …") if desk.state else _line("calm", f"{desk.loaded} is ready.")
+        return line("busy", f"{desk.state} …") if desk.state else line("calm", f"{desk.loaded} is ready.")
+    if job.is_kept:
+        words = f"{len(job.readings):,} readings, kept from an earlier day. {job.settings.model}, {desk.dtype}."
+        return line("calm", words, job) if desk.is_ready else line("busy", f"{words[:-1]}: {desk.state} …", job)
     if job.state == "waiting":
         ahead = desk.count_ahead(job)
         if not ahead and desk.state:
-            return _line("busy", f"{desk.state} …", job)
-        return _line("busy", f"Waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} served first.", job)
+            return line("busy", f"{desk.state} …", job)
+        return line("busy", f"Waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} served first.", job)
     if job.state == "loading":
-        return _line("busy", f"{desk.state or 'getting ready'} …", job)
+        return line("busy", f"{desk.state or 'getting ready'} …", job)
     if job.state == "failed":
         return error(job.message, job)
     if job.state == "reading":
@@ -78,7 +81,7 @@ def status(desk: Desk, job: Job | None) -> str:
         words += f", weighed in {job.weighing_seconds:.1f} s"
     if failed := sum(scored.reading.status != "ok" for scored in job.readings.values()):
         words += f"; {failed:,} failed"
-    return _line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
+    return line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
 
 
 def error(message: str, job: Job | None = None) -> str:
@@ -86,12 +89,25 @@ def error(message: str, job: Job | None = None) -> str:
     return f'<div class="status error" role="alert"{_data_of(job)}><span>{escape(message)}</span></div>'
 
 
+def amount(readings: int, seconds: float | None) -> str:
+    """Say how many readings there are, and about how long they take, if that is known."""
+    words = f"{readings:,} reading{'' if readings == 1 else 's'}"
+    if seconds is None:
+        return words
+    return f"{words}, about {f'{seconds:,.0f} s' if seconds < 90 else f'{seconds / 60:,.0f} min'}" if seconds >= 1 else f"{words}, about 1 s"
+
+
+def expected(readings: int, seconds: float | None) -> str:
+    """Return the line beside the button."""
+    return f'<p class="expected numbers" role="status">{amount(readings, seconds)}</p>'
+
+
 def _progress(job: Job) -> str:
     done, total, speed = len(job.readings), len(job.items), job.rows_per_second
-    left = f"{(total - done) / speed:.0f} s left" if speed else "estimating"
+    left = f"{speed:.{0 if speed >= 1 else 1}f} per second · {(total - done) / speed:.0f} s left" if speed else "estimating"
     return (
         f'<div class="status busy"{_data_of(job)}><progress max="{total}" value="{done}" aria-label="readings"></progress>'
-        f'<span class="numbers">{done:,} of {total:,} readings · {speed:.0f} per second · {left}</span></div>'
+        f'<span class="numbers">{done:,} of {total:,} readings · {left}</span></div>'
     )
 
 
@@ -104,7 +120,7 @@ def _weighing(job: Job) -> str:
     )
 
 
-def _line(kind: str, words: str, job: Job | None = None) -> str:
+def line(kind: str, words: str, job: Job | None = None) -> str:
     return f'<div class="status {kind}" role="status"{_data_of(job)}><span>{escape(words)}</span></div>'
 
 
@@ -162,7 +178,8 @@ def table(job: Job, position: int, choice: str = BLIND.adjective, show_all: bool
     ]
     each = len(columns) // len(components)
     above = "".join(
-        f'<th colspan="{each}" scope="colgroup" title="{escape(COMPONENTS[name].meaning)}">{symbol(name)}</th>'
+        f'<th colspan="{each}" scope="colgroup" title="{escape(COMPONENTS[name].meaning)}">{symbol(name)}'
+        f"<small>{escape(COMPONENTS[name].meaning)}</small></th>"
         for name in components
     )
     below = "".join(f'<th scope="col" class="{column.kind}">{column.head}</th>' for column in columns)
@@ -388,8 +405,33 @@ def ladder(job: Job, cell: Cell, tries: Sequence[Try] = ()) -> str:
         f'<th scope="col">what the model writes</th><th scope="col" title="{worth[1]}">{worth[0]}</th>'
         '<th scope="col" title="similarity to the prompt">score</th>'
         f'<th scope="col">−0.2 to 1; grey: the paper\'s other {len(tries[0].scored.chance)} prompts</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f"<tbody>{rows}</tbody></table></div>{_ladder_legend(has_fit)}{_lenses(job, cell)}</section>"
     )
+
+
+def _lenses(job: Job, cell: Cell) -> str:
+    """Return what the lenses say of a vector; "" while nothing is known."""
+    if not (told := job.told.get(tuple(cell))):
+        return ""
+    meanings = {
+        "Logit lens": (told.logit, "the likeliest next tokens if this vector were the last hidden state"),
+        "Jacobian lens": (told.jacobian, "the same, of what the vector becomes by the last block, on average"),
+    }
+    parts = [
+        f'<span title="{meaning}"><b>{name}</b> {" ".join(f"<q>{shown(token.strip() or token)}</q>" for token in tokens)}</span>'
+        for name, (tokens, meaning) in meanings.items() if tokens
+    ]  # fmt: skip
+    return f'<p class="legend lenses">{"".join(parts)}</p>'
+
+
+def _ladder_legend(has_fit: bool) -> str:
+    """Say what the ladder's columns are; a title alone is nothing to a finger."""
+    worth = "<b>right</b> how likely it describes the vector" if has_fit else "<b>rank</b> the mean rank; 1 is the best"
+    parts = (
+        "<b>α</b> what the vector is multiplied by", "<b>ρ</b> how long it then is, beside the placeholder's own state", worth,
+        "<b>score</b> similarity to the prompt",
+    )  # fmt: skip
+    return f'<p class="legend">{"".join(f"<span>{part}</span>" for part in parts)}</p>'
 
 
 BLIND_TAG, SIMILAR_TAG = (

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..words.components import OUTPUT, WAYS, into
+from ..words.components import WAYS
 from ..words.files import shown
 from ..words.settings import settle
 from ..words.vectors import VectorSettings
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-    from ..runs.vectors import Request
 
 MOST_LINES = 60  # of the table in the terminal
 BELIEVED = "-believed.csv"
@@ -42,7 +41,7 @@ def read(texts: Sequence[str], options: Mapping[str, str | None]) -> int:
     from ..models.load import check_hardware
     from ..runs.readings import Readings
     from ..runs.results import save_results
-    from ..runs.vectors import Request, believed
+    from ..runs.vectors import Request, believed, explained
 
     check_hardware(asked.dtype, asked.device)
     request = Request(asked)
@@ -65,7 +64,7 @@ def read(texts: Sequence[str], options: Mapping[str, str | None]) -> int:
     console.print(table_of(table, WAYS[request.way].symbol))
     if (more := len(table) - MOST_LINES) > 0:
         console.print(f"and {more:,} more, in the CSV", markup=False)
-    for line in lines_of(request, table, read):
+    for line in ["", *explained(asked, table, read)]:
         console.print(line, markup=False)
     console.print(f"\n{shown(readings.folder / request.name)}.csv and {request.name}{BELIEVED}", markup=False, soft_wrap=True)
     return FAILED_ROWS if (read["status"] != "ok").any() else DONE
@@ -102,24 +101,6 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
         )  # fmt: skip
         drawn.add_row(*(Text(cell) for cell in cells))
     return drawn
-
-
-def lines_of(request: Request, table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
-    """Return what the table's columns mean, and what the model writes of nothing."""
-    asked, place = request.asked, request.reader.target_component if request.reader else OUTPUT
-    target = "in place of its embedding" if place == "embedding" else " and ".join(map(into, request.target_layers))
-    nothing = rows.loc[rows["component"] == "none", "first item"].iloc[0]
-    lines = [
-        "",
-        f"Put at the placeholder, {target}: {WAYS[request.way].formula}. Of each vector the reading that agrees most with "
-        "those at its other amplifiers.",
-    ]
-    if asked.random and table["random"].any():
-        lines.append(
-            "contrast: how much it agrees with them, less how much with the readings of random directions; random: how "
-            "many of those have a contrast as high, chosen in the same way."
-        )
-    return [*lines, f"nothing: how much it is like what the model writes when nothing is patched, “{nothing}”."]
 
 
 def _number(value: float) -> str:

@@ -26,22 +26,22 @@ EXPRESSIONS_KEPT = 64  # (layers, width) each
 
 def sources_of(lm: LanguageModel, plan: Plan) -> "Sources":
     """Return what a plan's vectors are read from, by source prompt."""
-    kind, wanted = _wanted(plan)
+    kind, wanted = _wanted(plan, lm)
     return kind(lm, *wanted)
 
 
 def fits(sources: "Sources | None", lm: LanguageModel, plan: Plan) -> bool:
     """Tell whether sources that were opened before are a plan's."""
-    kind, wanted = _wanted(plan)
+    kind, wanted = _wanted(plan, lm)
     return isinstance(sources, kind) and sources.is_for(lm, *wanted)
 
 
-def _wanted(plan: Plan) -> tuple[type, tuple]:
+def _wanted(plan: Plan, lm: LanguageModel) -> tuple[type, tuple]:
     if isinstance(plan, VectorPlan):
         return GivenVectors, (plan.vectors, plan.through)
     if plan.continue_tokens:
         return ContinuedPrompts, (plan.prompts, plan.continue_tokens)
-    return CapturedPrompts, (plan.prompts,)
+    return CapturedPrompts, (plan.prompts, plan.inspected(lm))
 
 
 class GivenVectors:

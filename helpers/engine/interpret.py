@@ -22,6 +22,7 @@ from .given import Sources, fits, sources_of
 from .prompt import PatchedPrompt
 from .references import References
 from .vectors import amplified_vectors, as_seed, put
+from .writing import decoded
 
 
 class Batch(NamedTuple):
@@ -50,6 +51,7 @@ def interpret(
     target_component: str = OUTPUT,
     way: str = "plain",
     amplifier: float = 1.0,
+    stop_at_item: bool = False,
 ) -> list[str]:
     """Return what the model writes when each vector replaces the target prompt's placeholder (paper §3).
 
@@ -64,6 +66,7 @@ def interpret(
         fused: compile the model's blocks first; if left out, when n is large enough to pay for it (compile.FROM_ROWS).
         target_component: where in block ℓ* a vector is put, one of `components.PLACES`.
         way, amplifier: what is put there (`components.WAYS`), but for `centred` and `guidance`; plain at 1 is the vector.
+        stop_at_item: end a text before the target prompt's `stop`, and compute no more of it.
 
     Returns:
         (n,) continuations without special tokens, cut at end-of-sequence; "" where logits were not finite, or where a
@@ -81,7 +84,8 @@ def interpret(
     if way != "plain" or amplifier != 1:
         own = [prompt.placeholder_states[target] for target in targets]
         vectors = torch.stack([put(way, amplifier, v.float().cpu(), h) for v, h in zip(vectors, own, strict=True)])
-    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding, target_component in INSIDE)
+    inside = target_component in INSIDE
+    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding, inside, stop_at_item=stop_at_item)
     texts = []
     for start in range(0, len(vectors), writer.size):
         batch = slice(start, start + writer.size)
@@ -199,7 +203,8 @@ class Reader:
             references = References(lm, plan.references)
         self._prompt, self._sources, self._references = prompt, sources, references
         inside = any(place in INSIDE for place in plan.target_components)
-        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding, inside, stop)
+        asked = plan.decoding, inside, stop, plan.stop_at_item
+        self._writer = _Writer(prompt, len(self.items), batch_size, fused, *asked)
         self.size = self._writer.size
 
     @property
@@ -256,8 +261,10 @@ class _Writer:
         decoding: Decoding | None,
         inside: bool = False,
         stop: Callable[[], bool] | None = None,
+        stop_at_item: bool = False,
     ):
         self._prompt, self._decoding, self._failures, self._stop = prompt, decoding, Failures(), stop
+        self._stop_at_item = stop_at_item
         each = 2 if isinstance(decoding, Contrast) else 1  # rows of the model: a contrasted row has its null beside it
         self.size = batch_size or max(1, find_size(prompt, each * rows) // each)
         pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # the only device on which it was measured
@@ -282,9 +289,11 @@ class _Writer:
         def work(part: slice) -> list[Reading]:
             vectors, targets, seeds = given(part)
             fused = self.fused and len(vectors) == self.size
-            written = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused, stop=self._stop)
-            options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-            texts = prompt.lm.tokenizer.batch_decode(written.tokens, **options)
+            written = prompt.continue_from(
+                vectors, targets, self._decoding, seeds, fused=fused, stop=self._stop, stop_at_item=self._stop_at_item
+            )
+            texts = decoded(prompt.lm, written.tokens)
+            texts = list(map(prompt.target_prompt.up_to_stop, texts)) if self._stop_at_item else texts
             rho = _rho(vectors, [prompt.placeholder_states[target] for target in targets]).tolist()
             numbers = zip(rho, written.entropy, written.log_prob, strict=True)
             return [_reading(*read) for read in zip(texts, written.finite, numbers, strict=True)]

@@ -115,10 +115,13 @@ def _encoder(folder: Path):
 
 
 def is_echo(first_item: str, prompt: str) -> bool:
-    """Tell whether a reading says nothing new: its first item has no content word that is not in the source prompt."""
+    """Tell whether a reading says nothing new: its first item has no content word that is not in the source prompt.
+
+    An empty one says nothing either, and counts the same; the page, which shows the whole reading, calls it no echo.
+    """
     return not _words(first_item) - _words(prompt) - SMALL_WORDS
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 13)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))

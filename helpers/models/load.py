@@ -37,7 +37,10 @@ from ..words.settings import ADAPTER_FILES, DEFAULT_MODEL, ModelSettings, Source
 from .families import Parts, check_architecture, find_parts
 from .gguf import is_worth_keeping, keep_dequantised
 from .gguf_header import check_header
+from .pieces import Piece, pieces_of
 from .sources import Source, bundled_code, find_source
+
+SAID = "what the user says"
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,30 @@ class ModelCard:
             return self.tokenizer(in_template(text, self), add_special_tokens=False).input_ids
         return self.tokenizer(text).input_ids
 
+    def pieces(self, text: str) -> list[Piece]:
+        """Tokenize a text, and say what each token stands for."""
+        return pieces_of(self.tokenizer, self.token_ids(text))
+
     def decoded_tokens(self, text: str) -> list[str]:
-        """Tokenize a text, and decode each token alone."""
-        return [self.tokenizer.decode([token]) for token in self.token_ids(text)]
+        """Tokenize a text, and decode each token alone; one that has a part of a letter is like "你 1/3"."""
+        return list(map(str, self.pieces(text)))
+
+
+    @cached_property
+    def chat_turn(self) -> tuple[str, str] | None:
+        """Return what the chat template writes before and after what a user says, up to where the model answers; None if
+        there is no template, or one that can't be used so. A BOS that the tokenizer adds anyway isn't in it.
+        """
+        turn = [{"role": "user", "content": SAID}]
+        try:
+            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        except Exception:  # templates come with models and may fail in any way
+            return None
+        before, said, after = text.partition(SAID)
+        bos = self.tokenizer.bos_token
+        if bos and before.startswith(bos) and self.token_ids(text)[:2] == [self.tokenizer.bos_token_id] * 2:
+            before = before.removeprefix(bos)
+        return (before, after) if said else None
 
 
 @dataclass(frozen=True)

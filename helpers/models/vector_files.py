@@ -14,7 +14,9 @@ import hashlib
 import json
 import math
 import re
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +35,10 @@ PARAMETER = "vectors"
 STEP = 4096  # rows that are checked at a time
 SAE_CONFIG, SAE_WEIGHTS, SAE_DECODER = "cfg.json", "sae_weights.safetensors", "W_dec"
 LISTED = 12  # names in a message
+UNREADABLE = (  # what libraries raise of a file that isn't what its name says
+    OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, OverflowError, MemoryError, SyntaxError, csv.Error,
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -67,7 +73,7 @@ class VectorFile:
             self._open(path)
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, EOFError, RuntimeError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise self.refused(f"can't be read as {path.suffix or 'an SAE'} ({' '.join(str(error).split())[:120]})") from error
         if not self.names:
             raise self.refused("holds no vectors")
@@ -357,5 +363,5 @@ def _numbers(cell: object) -> np.ndarray | None:
         if not isinstance(found, list) or not found or not all(isinstance(one, int | float) for one in found):
             return None
         return np.array([math.nan if isinstance(one, bool) else one for one in found], dtype=np.float32)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, RecursionError):
         return None

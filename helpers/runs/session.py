@@ -107,6 +107,11 @@ class Session:
             self._prompt = PatchedPrompt(*wanted)
         return self._prompt
 
+    def forget_large(self, most: int) -> None:
+        """Forget the latest target prompt if its keys and values take more than so many bytes."""
+        if self._prompt and self._prompt.bytes > most:
+            self._prompt = None
+
     def sources_for(self, plan: Plan) -> "Sources":
         """Return what a plan's vectors are read from; made again only when they are others."""
         from ..engine.given import fits, sources_of

@@ -19,13 +19,14 @@ from ..judging.judge import Judge
 from ..models.load import LanguageModel, ModelCard, load_model, read_model
 from ..models.readers import Published, open_reader
 from ..models.vector_files import VectorFile, digest_of
-from ..words.components import GENTLE_GRID, GIVEN, OUTPUT, WAYS, Site
+from ..words.components import GENTLE_GRID, GIVEN, OUTPUT, WAYS, Site, into
 from ..words.files import check_writable, in_repository, slug, write_atomically
 from ..words.grammar import parse_layers
 from ..words.prompts import read_prompts
 from ..words.settings import SourceOptions
 from ..words.target import TargetPrompt
 from ..words.vectors import (
+    MOST_ROWS,
     NO_LAYER,
     NOTHING,
     FileSource,
@@ -53,6 +54,7 @@ class Request:
     """What a request for vectors means: the vectors, looked up and checked, and the plans that read them.
 
     Args:
+        most: how many vectors there may be.
         card: of the model that reads; found by `reading` if left out and needed.
         source: the model that the vectors are of, if it is another one and at hand; loaded if it is needed.
 
@@ -62,11 +64,20 @@ class Request:
         vectors: in order.
         plans: of the vectors; of the random directions beside them, if any; and of nothing patched.
 
+    Args:
+        most: how many vectors there may be.
+
     Raises:
         InputError: names the parameter, what was given and what is allowed.
     """
 
-    def __init__(self, asked: VectorSettings, card: ModelCard | None = None, source: LanguageModel | None = None):
+    def __init__(
+        self,
+        asked: VectorSettings,
+        most: int = MOST_ROWS,
+        card: ModelCard | None = None,
+        source: LanguageModel | None = None,
+    ):
         asked.check()
         self.asked, self.width, self._card, self._source = asked, 0, card, source
         self.reader = open_reader(asked.reader) if asked.reader else None
@@ -76,6 +87,8 @@ class Request:
         if asked.mapped_from and asked.map:
             self.through = self._map()
         self.vectors = self._looked_up()
+        if len(self.vectors) > most:
+            raise InputError("vectors", f"{len(self.vectors):,}", f"at most {most:,} here")
         if asked.mapped_from and not asked.map and self.width != self.card.width:
             why = f"the vectors have {self.width} numbers, {self.card.name} a width of {self.card.width}: say where a map is or goes"
             raise InputError("map", "", why)
@@ -170,7 +183,7 @@ class Request:
         shared = {
             "layers": layers, "target_prompt": target_prompt, "amplifiers": asked.amplifiers or grid,
             "max_new_tokens": asked.max_new_tokens if is_length_given else reader.max_new_tokens,
-            "target_component": reader.target_component if reader else OUTPUT,
+            "target_component": reader.target_component if reader else OUTPUT, "stop_at_item": asked.stop_at_item,
         }  # fmt: skip
         targets = self.target_layers
         plans = [make_vector_plan(vectors, component, target_layer=targets, width=self.width, through=self.through, **shared)]
@@ -192,7 +205,7 @@ class Request:
     def _looked_up(self) -> list[Vector]:
         asked = self.asked
         if not asked.is_file:
-            found = of_expressions(asked.vectors, asked.component)
+            found = of_expressions(asked.vectors, asked.component, asked.may_read_files)
             return self._worked_out(found) if self.is_of_another_model else found
         file = VectorFile(asked.file)
         self.width = file.width
@@ -310,7 +323,7 @@ def read(
     """
     own = {"model": lm.name, "source_options": lm.source.options, "dtype": lm.dtype}
     asked = VectorSettings.of(own | settings | {"vectors": vectors})
-    request = Request(asked, None if asked.reader else lm, lm)
+    request = Request(asked, card=None if asked.reader else lm, source=lm)
     reading, reads = request.reading, lm
     if reading is not asked:
         reads = load_model(reading.model, lm.dtype, reading.device, **reading.source_options.changed)
@@ -374,6 +387,26 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
     table = own[SHOWN].rename(columns={FIRST_ITEM: "reading"}).join(numbers).reset_index(drop=True)
     table.attrs = rows.attrs
     return table
+
+
+def explained(asked: VectorSettings, table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """Return what the columns of `believed` mean, and what the model writes of nothing, in lines."""
+    read = rows[rows["component"] != "none"]
+    way, bracket, _ = read["component"].iloc[0].partition("[")
+    at = {"same"} if "same" in asked.target_layer else dict.fromkeys(read["target layer"])
+    target = "in place of its embedding" if (read["target component"] == "embedding").all() else " and ".join(map(into, at))
+    lines = [
+        f"Put at the placeholder, {target}: {WAYS[way if bracket else 'plain'].formula}. Of each vector the reading that agrees most with "
+        "those at its other amplifiers.",
+    ]
+    if asked.random and table["random"].any():
+        lines.append(
+            "contrast: how much it agrees with them, less how much with the readings of random directions; random: how "
+            "many of those have a contrast as high, chosen in the same way."
+        )
+    for nothing in dict.fromkeys(rows.loc[rows["component"] == "none", FIRST_ITEM]):
+        lines.append(f"nothing: how much it is like what the model writes when nothing is patched, “{nothing}”.")
+    return lines
 
 
 def _random_beside(rows: pd.DataFrame, vector: pd.Series) -> pd.DataFrame:

@@ -167,22 +167,23 @@ class Expression(NamedTuple):
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def parse(text: str, component: str = "hidden_state") -> Expression:
+def parse(text: str, component: str = "hidden_state", files: bool = True) -> Expression:
     """Parse an expression; its files of prompts are read.
 
     Args:
         component: of the terms that name none.
+        files: whether it may read some.
 
     Raises:
         InputError: quotes the part that isn't understood; a file that can't be read.
     """
-    found = parse_all(text, component)
+    found = parse_all(text, component, files)
     if len(found) > 1:
         raise InputError(PARAMETER, text[:80], f"{len(found)} expressions, not one")
     return found[0]
 
 
-def parse_all(text: str, component: str = "hidden_state") -> list[Expression]:
+def parse_all(text: str, component: str = "hidden_state", files: bool = True) -> list[Expression]:
     """Parse expressions with semicolons between them; mlp.down[5, 10:20] alone is ten of them. Otherwise as `parse`."""
     check_text(PARAMETER, text)
     if component not in COMPONENTS:
@@ -191,7 +192,7 @@ def parse_all(text: str, component: str = "hidden_state") -> list[Expression]:
         raise InputError(PARAMETER, f"{text[:40]}…", f"{len(text):,} letters; at most {LONGEST:,}")
     text = " ".join(text.split("\n")).strip()
     try:
-        parser, found = _Parser(text), []
+        parser, found = _Parser(text, files), []
         for statement in ast.parse(text, mode="exec").body:
             if not isinstance(statement, ast.Expr):
                 raise parser.refused(statement)
@@ -210,8 +211,8 @@ def parse_all(text: str, component: str = "hidden_state") -> list[Expression]:
 class _Parser:
     """Turns Python's syntax tree into nodes; numbers are worked out."""
 
-    def __init__(self, text: str):
-        self._text = text
+    def __init__(self, text: str, files: bool):
+        self._text, self._files = text, files
 
     def refused(self, tree: ast.AST, why: str = FORM) -> InputError:
         return InputError(PARAMETER, (ast.get_source_segment(self._text, tree) or self._text)[:80], why)
@@ -273,6 +274,8 @@ class _Parser:
             case ast.Call(ast.Name("prompts"), [ast.Constant(str(file))], keywords) if in_mean:
                 columns = [one for one in keywords if one.arg == "column"]
                 column = self._plain(columns[0].value) if columns else "prompt"
+                if not self._files:
+                    raise self.refused(tree, 'no files are read here: expected prompts in quotes, as in mean("a", "b")')
                 if not isinstance(column, str):
                     raise self.refused(columns[0].value, 'expected column="…"')
                 found = tuple(read_prompts(file, parameter=PARAMETER, column=column))

@@ -13,7 +13,8 @@ from .components import COMPONENTS, PLACES, parse_component
 
 MOST_AMPLIFIERS = 10_000
 SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
-EVERY = re.compile(r"every ([1-9]\d*)(?:st|nd|rd|th)")
+RANGE = re.compile(r"(\d+)-(\d+)")  # of tokens, both ends included, as of layers
+EVERY = re.compile(r"every ([1-9]\d*)(?:st|nd|rd|th)?")
 TURN = re.compile(r"last of (?:([1-9]\d*)(?:st|nd|rd|th) )?(\w+) turn")
 LAYERS_FORM = 'expected "1-7", "1-3,9", "all", "depth:0.1,0.5", "1-7,depth:0.5", a layer from 0, or a list of them'
 
@@ -189,12 +190,15 @@ def check_tokens(parameter: str, values: object) -> tuple[int | str, ...]:
 
 
 def token_slice(token: object) -> slice | None:
-    """Return the slice of tokens that a text means: "-5:", "1::3", or "every 10th", the 10th, 20th, …; None of others."""
-    if not isinstance(token, str):
-        return None
-    if every := EVERY.fullmatch(token.strip()):
+    """Return the slice of tokens that a text means: "-5:", "1::3", "3-7" with both ends, or "every 10th", the 10th, 20th,
+    …; None of others.
+    """
+    text = token.strip() if isinstance(token, str) else ""
+    if every := EVERY.fullmatch(text):
         return slice(int(every[1]) - 1, None, int(every[1]))
-    found = SLICE.fullmatch(token)
+    if ends := RANGE.fullmatch(text):
+        return slice(int(ends[1]), int(ends[2]) + 1)
+    found = SLICE.fullmatch(text)
     return slice(*(int(end) if end else None for end in found.groups())) if found else None
 
 

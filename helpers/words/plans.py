@@ -13,6 +13,7 @@ from .decoding import CONTRAST_VERSION, SAMPLING_VERSION, Contrast, Decoding, Sa
 from .grammar import (
     check_amplifiers,
     check_components,
+    check_flag,
     check_layer,
     check_layers,
     check_places,
@@ -50,6 +51,7 @@ class Plan:
     seed: int
     references: tuple[str, ...] = ()  # empty where no component is centred
     target_components: tuple[str, ...] = (OUTPUT,)
+    stop_at_item: bool = False
     continue_tokens: int = 0
 
     def items(self, card, identity: Identity | None = None) -> list[Item]:
@@ -98,6 +100,15 @@ class Plan:
                     items[item] = None
         return self.with_ids(list(items), card, identity) if identity else list(items)
 
+    def inspected(self, card) -> dict[str, list[int]]:
+        """Return the positions of the tokens that are read from, by source prompt, each once, in order."""
+        target_prompt = self.target_prompt.located(card)
+        before = len(target_prompt.placeholder) - 1 if target_prompt.span else 0  # of a span, the last is named
+        found: dict[str, set[int]] = {prompt: set() for prompt in self.prompts}
+        for prompt, _, position, _ in self._sources(card, ()):
+            found[prompt] |= set(range(position - before, position + 1))
+        return {prompt: sorted(positions) for prompt, positions in found.items()}
+
     def _sources(self, card, layers: Sequence[int]) -> Iterator[tuple[str, str, int, Sequence[int]]]:
         """Yield what vectors are taken from: source prompt, token decoded alone, position, source layers."""
         for prompt in self.prompts:
@@ -125,6 +136,7 @@ class Plan:
             **({} if self.target_components == (OUTPUT,) else {"target_component": self.target_components}),
             "target_prompt": target,
             "max_new_tokens": self.max_new_tokens,
+            **({"stop_at_item": True} if self.stop_at_item else {}),
             "decoding": vars(self.decoding) if self.decoding else "greedy",
             "seed": self.seed if self._is_sampled or any("random" in name for name in self.components) else None,
             **({"references": self._describe_references()} if self.references else {}),
@@ -160,7 +172,7 @@ class Plan:
         shared = [
             METHOD_VERSION,
             [target_prompt.text, target_prompt.placeholder, *(["span"] if target_prompt.span else [])],
-            self.max_new_tokens,
+            [self.max_new_tokens, "or up to", target_prompt.stop] if self.stop_at_item else self.max_new_tokens,
             self._decoding_in_ids(),
             [identity.fingerprint, identity.dtype, identity.attention],
         ]
@@ -199,6 +211,7 @@ def make_plan(
     references: str | Sequence[str] | None = None,
     target_component: str | Sequence[str] = OUTPUT,
     way: str = "plain",
+    stop_at_item: bool = False,
     continue_tokens: int = 0,
 ) -> Plan:
     """Check the settings of a sweep; nothing is loaded or computed. Defaults: the paper's MLP evaluation (§4.1).
@@ -214,10 +227,10 @@ def make_plan(
             both), a number, a list.
         amplifiers: α; 1 is plain Patchscopes. Of guidance w, of norm ρ, of norm_add c, of fixed_norm the length itself.
             Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to 15 in steps of 0.5).
-        token: the inspected token: index (negative from the end), the text of a token that occurs once, or a slice of
-            several, as Python writes it: "-5:" for the last five, "1::3" for every third but the first; "every 10th";
-            of a chat, "last of user turn", "last of 2nd assistant turn", the last token of what is said there; and
-            "written", the tokens that the model writes itself, or "written 3".
+        token: the inspected token: index (negative from the end), the text of a token that occurs once, or several: a
+            slice as Python writes it, "-5:" for the last five, "1::3" for every third but the first; "3-7" with both
+            ends; "every 10th"; of a chat, "last of user turn", "last of 2nd assistant turn", the last token of what is
+            said there; and "written", the tokens that the model writes itself, or "written 3".
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.
@@ -228,6 +241,8 @@ def make_plan(
             least ten others. The suite's prompts if left out.
         target_component: where in block ℓ* it is patched: one of PLACES, or several.
         way: how the components are amplified, one of WAYS; way="norm" of "mlp_output" is "norm[mlp_output]".
+        stop_at_item: end a reading before the target prompt's `stop`, when its first list item is over; faster, but the
+            paper scores all tokens.
         continue_tokens: how many tokens the model writes on after each prompt, greedily; they are tokens like those of
             the prompt, and captured while they are written. Those after the end of its text have no vector.
 
@@ -264,6 +279,7 @@ def make_plan(
         check_whole("seed", seed, 0, 2**32 - 1),
         _check_references(references, components, prompts),
         places,
+        check_flag("stop_at_item", stop_at_item),
         check_whole("continue_tokens", continue_tokens),
     )
 
@@ -305,9 +321,11 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
         "target_layer": [EVALUATED[component]] if component in EVALUATED else None,
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
+        "stop_at_item": False,
         "target_prompt": PAPER_TARGET_PROMPT,
     }
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
+    given = {"stop_at_item": False}  # a description names it where it is true
+    given |= {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
     given["target_prompt"] = given["target_prompt"]["text"]
     if more := plan.get("continue_tokens"):
         raise InputError("continue_tokens", more, f"what {component} is compared with was read without tokens of the model's own")

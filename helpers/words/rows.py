@@ -111,7 +111,7 @@ class Column(NamedTuple):
 
 SCHEMA = (
     Column("source prompt", "source_prompt", "text", 0, "S"),
-    Column("token", "token", "text", 0, "the inspected token, decoded alone"),
+    Column("token", "token", "text", 0, "the inspected token, decoded alone; of several with parts of a letter, the letter and which part"),
     Column("layer", "layer", "int", 0, "source layer ℓ, from 0; −1 of a given vector of no layer"),
     Column("amplification value", "amplifier", "number", 0, "α; for guidance w, norm ρ, norm_add c, fixed_norm n"),
     Column("result", "result", "text", 0, "what the model wrote, cut at end-of-sequence"),

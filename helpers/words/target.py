@@ -120,7 +120,11 @@ class TargetPrompt:
         if between:
             inside = continuation.split(opening, 1)[-1] if opening else continuation
             return inside.rsplit(closing, 1)[0].strip()
-        return continuation.split(self.stop, 1)[0].lstrip().removeprefix(":").lstrip()
+        return self.up_to_stop(continuation).lstrip().removeprefix(":").lstrip()
+
+    def up_to_stop(self, continuation: str) -> str:
+        """Return the continuation up to `stop`."""
+        return continuation.split(self.stop, 1)[0]
 
 
 NAMED = {  # target prompts by name

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from .. import InputError
 from . import grammar
@@ -24,8 +24,10 @@ from .labels import check_component
 from .plans import Plan, locate, make_plan
 from .rows import Item
 from .settings import (
+    STOP_AT_ITEM,
     Count,
     FilePath,
+    Flag,
     Form,
     Layers,
     MaybeAmplifiers,
@@ -239,10 +241,14 @@ def make_vector_plan(
     return VectorPlan(**{**vars(plan), "components": components, "vectors": tuple(vectors), "width": width, "through": through})
 
 
-def of_expressions(text: str, component: str = "hidden_state") -> list[Vector]:
-    """Return the vectors that a text of expressions stands for; see `expressions`."""
+def of_expressions(text: str, component: str = "hidden_state", files: bool = True) -> list[Vector]:
+    """Return the vectors that a text of expressions stands for; see `expressions`.
+
+    Args:
+        files: whether it may read files of prompts.
+    """
     found = []
-    for expression in parse_all(text, component):
+    for expression in parse_all(text, component, files):
         layers = expression.layers
         closed = layers.pop() if len(layers) == 1 else NO_LAYER
         kind = "weight" if isinstance(expression.node, Weight) else "expression"
@@ -296,6 +302,8 @@ def _check_way(parameter: str, value: object) -> str:
 class VectorSettings(ReadSettings):
     """Which vectors are read, and how."""
 
+    may_read_files: ClassVar[bool] = True  # of prompts, in an expression
+
     vectors: Annotated[str, Form(_check_vectors, grammar.read_path)] = setting(
         '"King" - "Man" + "Woman"', f"expressions, or {FORMATS}"
     )
@@ -323,6 +331,7 @@ class VectorSettings(ReadSettings):
     mapped_from: String = setting("", "another model, that the vectors are of; they are mapped into the one that reads")
     map: FilePath = setting("", "the map's .safetensors file; one that isn't there is fitted; empty is the vectors as they are")
     map_prompts: FilePath = setting("data/entities.csv", "what a map is fitted on; every fifth prompt is held out to try it")
+    stop_at_item: Flag = STOP_AT_ITEM
     random: Count = setting(20, "random directions that are read beside them; 0 is none")
     seed: Seed = setting(0, "of the random directions")
     name: String = setting("", "of the CSV; empty is made from the vectors")
@@ -343,6 +352,9 @@ class VectorSettings(ReadSettings):
         """Refuse, before anything is imported, an expression that isn't understood, what only files can have, and what
         a reader or a map says already.
         """
+        for name in () if self.may_read_files else ("reader", "mapped_from", "map"):
+            if given := getattr(self, name):
+                raise InputError(name, given, "not here: ./runme.sh read, or Python")
         for name in FIXED if self.reader else ():
             if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
                 raise InputError(name, getattr(self, name), f"{self.reader} says it; leave it out")
@@ -355,7 +367,7 @@ class VectorSettings(ReadSettings):
             raise InputError("map", self.map, "say which model the vectors are of: mapped_from=MODEL")
         if self.is_file:
             return
-        of_expressions(self.vectors, self.component)
+        of_expressions(self.vectors, self.component, self.may_read_files)
         for name in ("names", "rows", "tensor", "layer"):
             if (given := getattr(self, name)) not in ("", ()):
                 raise InputError(name, given, f"{self.vectors[:40]!r} is no file that exists, and only files take it")

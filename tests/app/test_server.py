@@ -273,7 +273,7 @@ def test_programs_get_the_rows_of_a_sweep(server, tiny):
     with pytest.raises(AppError, match="layers=9: this model has layers 0–2"):
         client.predict(PROMPT, layers="9", api_name="/interpret")
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert {"/models", "/tokens", "/interpret", "/label"} == set(endpoints)
+    assert {"/models", "/tokens", "/interpret", "/label", "/read"} == set(endpoints)
     described = get(server.url + "gradio_api/info")[2].decode()
     assert "Read vectors of a prompt" in described
 

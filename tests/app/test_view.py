@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 from serving import PROMPT, served, usual_settings
 
+from helpers import capture
 from helpers.app import view
 from helpers.app.cells import Best, Cell, Try, blind_of, cells_of, count_blind, count_similar, similar_of
 from helpers.app.desk import Desk
 from helpers.app.jobs import Job
+from helpers.app.lens import Lenses, Told
 from helpers.app.report import report
 from helpers.app.scores import Scored
 from helpers.app.weighing import UNWEIGHED, Weighed
+from helpers.lenses.jacobian import CHECKED_TEXT, Lens, jacobians_of, load_lens
+from helpers.lenses.logit import vocabulary
 from helpers.words.methods import AMPLIFIED, CHOICES, METHODS, PLAIN
 from helpers.words.rows import Reading
 
@@ -60,6 +64,13 @@ def test_text_is_never_markup(desk, job):
     assert "&lt;script&gt;" in pages[-1]
 
 
+def test_the_speed_is_shown_when_it_is_known(desk, job):
+    reading = replace(job, state="reading", started=1.0, read=0, seconds=0.0)
+    assert f"of {len(job.items)} readings · estimating" in view.status(desk, reading)
+    assert " · 4 per second · 0 s left" in view.status(desk, replace(reading, read=8, seconds=2.0))
+    assert " · 0.2 per second · 0 s left" in view.status(desk, replace(reading, read=1, seconds=5.0))
+
+
 def test_a_failed_reading_says_why(desk, job):
     bad = with_readings(job, np.nan, status="nonfinite", message="<b>too</b> large")
     assert all("&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5, choice) for choice in CHOICES)
@@ -86,8 +97,28 @@ def test_an_echo_is_no_success(job):
     def mark(result):
         return Best(job, tries(scored(0.9, *[0.0] * 47, result=result))).mark
 
-    assert mark(": Diana of Wales, x") == mark(", United Kingdom") == mark("") == "echo"
-    assert mark(": British princess, x") == "hit"
+    assert mark(": Diana of Wales, x") == mark(": the, United Kingdom") == "echo"
+    assert mark(": British princess, x") == mark(", United Kingdom") == mark("") == "hit"  # an empty item repeats nothing
+
+
+def test_the_ladder_has_what_the_lenses_say(job, tiny, tmp_path, monkeypatch):
+    cell = list(cells_of(job))[-4]
+    vector = capture(tiny, PROMPT)[cell.component][cell.layer, cell.position][None]
+
+    def top(vectors) -> tuple[str, ...]:
+        return tuple(token for token, _ in vocabulary(tiny, vectors, 5)[0])
+
+    assert len(job.told) == len(cells_of(job)) and job.told[tuple(cell)] == Told(top(vector))
+    shown = view.ladder(job, cell)
+    assert shown.count("<q>") == 5 and "Jacobian" not in shown
+    assert all(f"<q>{view.shown(token.strip() or token)}</q>" in shown for token in top(vector))
+    made = Lens(jacobians_of(tiny, tiny.token_ids(CHECKED_TEXT)[:40]), 1, {})
+    made.save(tmp_path / "lens.pt")
+    monkeypatch.setattr("helpers.app.lens.lens_file", lambda *_, **__: tmp_path / "lens.pt")
+    lenses, kept = Lenses(tiny), load_lens(tmp_path / "lens.pt")
+    both = lenses.of([tuple(cell)], capture(tiny, PROMPT))
+    assert both[tuple(cell)] == Told(top(vector), top(kept.carried(vector, cell.layer, 2)))
+    assert "Jacobian lens" in view.ladder(replace(job, told=both), cell)
 
 
 def test_counts_stand_beside_chance(job):

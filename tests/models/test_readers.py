@@ -130,7 +130,7 @@ def places(lm, text, mark):
 def test_selfie_adapters_give_what_a_plain_embedding_gives(kind, normalizes, tiny, tmp_path):
     path = selfie(tmp_path / "adapter.safetensors", kind, normalizes)
     rows = read(tiny, EXPRESSIONS, reader=path, judge=Judge(), batch_size=3, **FEW)
-    asked = Request(VectorSettings.of({"model": tiny.name, "vectors": EXPRESSIONS, "reader": path, **FEW}), tiny)
+    asked = Request(VectorSettings.of({"model": tiny.name, "vectors": EXPRESSIONS, "reader": path, **FEW}), card=tiny)
     of, parts = raw_vectors(tiny, tiny, asked), PARTS[kind]
     embedding = tiny.model.get_input_embeddings()
     for _, row in rows.iterrows():
@@ -266,7 +266,7 @@ def test_an_adapter_that_changed_after_it_was_looked_up_is_not_read(tiny, tmp_pa
     from helpers import run
 
     path = selfie(tmp_path / "adapter.safetensors", "scalar_affine")
-    plan = Request(VectorSettings.of({"model": tiny.name, "vectors": '"King"', "reader": path, "layers": "1"}), tiny).plans[0]
+    plan = Request(VectorSettings.of({"model": tiny.name, "vectors": '"King"', "reader": path, "layers": "1"}), card=tiny).plans[0]
     selfie(tmp_path / "adapter.safetensors", "scale_only")
     with pytest.raises(InputError, match="reader=.*the file has changed"):
         run(tiny, plan)

@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_other_workers_and_another_batch_size(tmp_path, tiny_
     kept = run.rows
     second = run.begin(2, kept + 32)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does: to all processes
-    _, said = second.communicate(timeout=120)
+    _, said = second.communicate(timeout=300)
     assert "Stopping after the batch in hand" in said and second.returncode != 0
     assert kept < run.rows < run.total
     assert_same_but_for_rounding(Run(tmp_path, tiny_folder, batch_size=50).finish(workers=2), whole)
@@ -171,7 +171,7 @@ def test_given_vectors_on_workers_are_those_of_one_process(tmp_path, tiny, tiny_
     shared = {"model": str(tiny_folder), "random": 2, "max_new_tokens": 3}
     asked = [{"vectors": str(tmp_path / "some.safetensors")}, {"vectors": '"King" - "Man"; mlp.down[1, 2:5]', "layers": "0-1"},
              {"vectors": '"King"', "layers": "1", "reader": str(tmp_path / "adapter.safetensors")}]  # fmt: skip
-    plans = [Request(VectorSettings.of(shared | one), tiny).plans for one in asked]
+    plans = [Request(VectorSettings.of(shared | one), card=tiny).plans for one in asked]
     with Session(which, QuickJudge()) as session:
         two = [make_readings(tiny_folder, tmp_path / "two", None, session, workers=2, batch_size=5).of(f"{number}.csv", some)
                for number, some in enumerate(plans)]  # fmt: skip

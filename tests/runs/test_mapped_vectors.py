@@ -92,7 +92,7 @@ def test_random_directions_are_the_sources_and_mapped_like_the_vectors(tiny, tin
     from helpers.words.vectors import VectorSettings
 
     asked = {"model": readers[48].name, "vectors": '"Titanic"', "mapped_from": str(tiny_folder), "map": str(tmp_path / "m.safetensors")}
-    request = Request(VectorSettings.of(asked | {"layers": "1", "target_layer": 2, "random": 1}), readers[48])
+    request = Request(VectorSettings.of(asked | {"layers": "1", "target_layer": 2, "random": 1}), card=readers[48])
     [drawn], made = request.plans[1].vectors, load_map(tmp_path / "m.safetensors")
     found = GivenVectors(readers[48], request.plans[1].vectors, request.through)[drawn.name]["vector"][1, 0]
     direction = torch.randn(32, generator=torch.Generator().manual_seed(as_seed(f"{drawn.key} 1")))

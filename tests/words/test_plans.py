@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from helpers import InputError
-from helpers.models.load import read_model
 from helpers.words.components import COMPOSED
 from helpers.words.decoding import Contrast, Sampling
 from helpers.words.labels import LabelSettings
@@ -19,12 +18,6 @@ from helpers.words.target import TargetPrompt
 
 SOME = [f"Prompt {letter}" for letter in "abcdefghijkl"]  # twelve references
 MODEL = Identity("a-model", "0123456789abcdef", "float32", "sdpa")
-
-
-@pytest.fixture(scope="module")
-def card():
-    """SmolLM2's config and tokenizer: a plan needs no weights."""
-    return read_model("smollm2-135m")
 
 
 def test_the_papers_mlp_evaluation_is_the_default(card):
@@ -247,7 +240,8 @@ def test_layers_may_be_numbers_and_depths_together(card):
 
 @pytest.mark.parametrize(
     ("token", "places"),
-    [("-2:", [3, 4]), (":2", [0, 1]), ("1::2", [1, 3]), ("1:-1", [1, 2, 3]), ("::4", [0, 4]), ("-99:", [0, 1, 2, 3, 4])],
+    [("-2:", [3, 4]), (":2", [0, 1]), ("1::2", [1, 3]), ("1:-1", [1, 2, 3]), ("::4", [0, 4]), ("-99:", [0, 1, 2, 3, 4]),
+     ("1-3", [1, 2, 3]), ("3-9", [3, 4]), ("every 2nd", [1, 3]), ("every 5", [4])],
 )
 def test_a_slice_of_tokens_is_each_of_them_with_the_id_that_it_has_alone(token, places, card):
     text, identity = "Diana, Princess of", Identity("m", "f", "float32", "sdpa")

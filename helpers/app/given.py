@@ -1,0 +1,67 @@
+"""Read given vectors for a visitor: batch by batch, beside random directions, up to the table of what to believe."""
+
+import time
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from ..engine.interpret import run
+from ..judging.judge import Judge
+from ..judging.score import score
+from ..runs.session import Session
+from ..runs.sweep import describe, describe_judge, rows_of
+from ..runs.vectors import believed
+from ..words.rows import TRIED_AGAIN, Reading
+from .jobs import VectorJob
+
+
+def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapping[str, Reading]) -> Iterator[None]:
+    """Read what a request asks for; yield after each batch. What was read before a stop is kept, and so is the table of it.
+
+    Args:
+        size: rows of a batch.
+        known: id -> reading, of earlier requests.
+    """
+    lm, made, failure = session.lm, {}, None
+    of_plans = [plan.items(lm, lm.identity) for plan in job.request.plans]
+    job.items = [item for items in of_plans for item in items]
+    job.readings = {item.id: known[item.id] for item in job.items if item.id in known}
+    job.known, job.started, job.state = len(job.readings), time.monotonic(), "reading"
+    stop = job.stop.is_set
+    try:
+        for plan, items in zip(job.request.plans, of_plans, strict=True):
+            if stop():
+                break
+            shared, done = session.shared_by(plan), job.readings.keys()
+            for batch in run(lm, plan, size, done=done, items=items, stop=stop, **shared):
+                made = made or batch.made
+                new = {item.id: reading for item, reading in zip(batch.items, batch.readings, strict=True)}
+                job.readings = new | job.readings  # a new dictionary, since pages read the old one at the same time
+                job.read += len(batch.items)
+                job.seconds = time.monotonic() - job.started
+                yield
+                if stop():
+                    break
+    except Exception as error:  # what was read before it is kept
+        failure = error
+    tables = []
+    for plan, items in zip(job.request.plans, of_plans, strict=True):
+        found = [item for item in items if item.id in job.readings]
+        tables.append(rows_of(found, [job.readings[item.id] for item in found], plan.target_prompt))
+    rows = score(pd.concat(tables, ignore_index=True), judge)
+    whole = len(rows) == len(job.items)
+    rows.attrs = {
+        **describe(lm, *job.request.plans),
+        "judge": describe_judge(judge),
+        "settings": job.settings.shown(),
+        **{name: made[name] for name in ("batch_size", "shares_prefix", "fused") if name in made},
+        "same_bytes_again": lm.dtype == "float32" and not set(rows["status"]) & set(TRIED_AGAIN),
+        "whole": whole,
+    }
+    if len(rows):
+        job.rows = rows
+    if len(tables[0]):
+        job.table = believed(rows, judge)
+    if failure:
+        raise failure
+    job.state = "done" if whole else "stopped"
