@@ -24,7 +24,7 @@ from .grammar import (
     listed,
     once,
     parse_layers,
-    token_slice,
+    slice_of,
     token_turn,
 )
 from .prompts import LEAST_REFERENCES, OUR_PROMPTS, read_prompts
@@ -347,7 +347,7 @@ def positions(parameter: str, token: int | str, text: str, card, continue_tokens
     Raises:
         InputError: as `locate`; a slice without tokens.
     """
-    several = token_slice(token)
+    several = slice_of(token)
     if token == WRITTEN and continue_tokens:
         several = slice(-continue_tokens, None)
     decoded = [one.strip() for one in named_tokens(text, card, continue_tokens)] if several else []
