@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
+
 MOST_LINES = 60  # of the table in the terminal
 BELIEVED = "-believed.csv"
 
@@ -37,16 +38,18 @@ def read(texts: Sequence[str], options: Mapping[str, str | None]) -> int:
     asked = settle(VectorSettings, texts, options)
     asked.check()
     print("looking up the vectors, and checking the settings against the model …", flush=True)
-    from ..models.load import check_hardware, read_model
+    from ..models.load import check_hardware
     from ..runs.readings import Readings
     from ..runs.results import save_results
     from ..runs.vectors import Request, believed, explained
 
     check_hardware(asked.dtype, asked.device)
-    card = read_model(asked.model, **asked.source_options.changed)
     request = Request(asked)
+    asked, card = request.reading, request.card
     rows = sum(len(plan.items(card)) for plan in request.plans)
     beside = f" beside {asked.random} random directions{' each' if request.are_alike else ''}" if asked.random else ""
+    if request.map_found:
+        print(request.map_found, flush=True)
     print(f"{card.slug}: {_count(len(request.vectors), 'vector')}{beside}, {rows:,} readings", flush=True)
     if not asked.out_dir:
         asked = asked.model_copy(update={"out_dir": f"runs/read/{card.slug}"})
@@ -58,7 +61,7 @@ def read(texts: Sequence[str], options: Mapping[str, str | None]) -> int:
 
     console = Console(width=shutil.get_terminal_size((120, 24)).columns, highlight=False)
     console.print()
-    console.print(table_of(table, WAYS[asked.way].symbol))
+    console.print(table_of(table, WAYS[request.way].symbol))
     if (more := len(table) - MOST_LINES) > 0:
         console.print(f"and {more:,} more, in the CSV", markup=False)
     for line in ["", *explained(asked, table, read)]:

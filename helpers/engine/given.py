@@ -1,20 +1,24 @@
 """Given vectors as a plan's sources: read from their file, worked out from the model, or drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from .. import InputError
+from ..models.gguf import sha256
 from ..models.load import LanguageModel
+from ..models.readers import projection_of
 from ..models.vector_files import VectorFile, digest_of
 from ..models.weights import weight_of
 from ..words.components import GIVEN
 from ..words.expressions import Expression, Mean, Sum, Term, Unit, Weight
+from ..words.files import in_repository
 from ..words.plans import Plan, locate
-from ..words.vectors import FileSource, RandomLike, Vector, VectorPlan
+from ..words.vectors import FileSource, RandomLike, Through, Vector, VectorPlan
 from .activations import CapturedPrompts, ContinuedPrompts
+from .mapping import load_map
 from .vectors import as_seed
 
 EXPRESSIONS_KEPT = 64  # (layers, width) each
@@ -34,7 +38,7 @@ def fits(sources: "Sources | None", lm: LanguageModel, plan: Plan) -> bool:
 
 def _wanted(plan: Plan, lm: LanguageModel) -> tuple[type, tuple]:
     if isinstance(plan, VectorPlan):
-        return GivenVectors, (plan.vectors,)
+        return GivenVectors, (plan.vectors, plan.through)
     if plan.continue_tokens:
         return ContinuedPrompts, (plan.prompts, plan.continue_tokens)
     return CapturedPrompts, (plan.prompts, plan.inspected(lm))
@@ -46,8 +50,9 @@ class GivenVectors:
     Rows of a file are read one at a time from its map; expressions that were asked for last are kept.
     """
 
-    def __init__(self, lm: LanguageModel, vectors: Sequence[Vector]):
-        self._lm, self._vectors = lm, tuple(vectors)
+    def __init__(self, lm: LanguageModel, vectors: Sequence[Vector], through: Through | None = None):
+        self._lm, self._vectors, self._through = lm, tuple(vectors), through
+        self._transform = _transform_of(through) if through else None
         self._by_name = {vector.name: vector for vector in vectors}
         self._open = lru_cache(None)(VectorFile)
         self._worked_out = lru_cache(EXPRESSIONS_KEPT)(lambda expression: evaluate(lm, expression))
@@ -56,12 +61,17 @@ class GivenVectors:
                 for weight in vector.origin.weights:
                     weight_of(lm, weight)
 
-    def is_for(self, lm: LanguageModel, vectors: Sequence[Vector]) -> bool:
+    def is_for(self, lm: LanguageModel, vectors: Sequence[Vector], through: Through | None = None) -> bool:
         """Tell whether these are exactly these vectors in this model."""
-        return self._lm is lm and self._vectors == tuple(vectors)
+        return self._lm is lm and self._vectors == tuple(vectors) and self._through == through
 
     def __getitem__(self, name: str) -> "Given":
         return Given(self, self._by_name[name])
+
+    def put(self, vector: Vector, layer: int) -> Tensor:
+        """Return a vector as the model reads it: what a reader's or a map's file makes of it, if there is one."""
+        numbers = self.at(vector, layer)
+        return self._transform(numbers) if self._transform else numbers
 
     def at(self, vector: Vector, layer: int) -> Tensor:
         """Return a vector, of a layer where that matters: (width,) float32 on the CPU; NaN of what comes out as zero.
@@ -80,9 +90,17 @@ class GivenVectors:
                 return numbers if numbers.any() else numbers / 0
             case RandomLike(_, _, like):
                 seed = as_seed(f"{vector.key} {layer}")
-                drawn = torch.randn(self._lm.width, generator=torch.Generator().manual_seed(seed))
+                width = self._through.takes if self._through else self._lm.width
+                drawn = torch.randn(width, generator=torch.Generator().manual_seed(seed))
                 return drawn * ((self.at(like, layer).norm() if like else 1.0) / drawn.norm())
         raise InputError("vectors", vector.name, "has no numbers")
+
+
+def _transform_of(through: Through) -> Callable[[Tensor], Tensor]:
+    file = in_repository(through.path)
+    if not file.is_file() or sha256(file)[:16] != through.key:
+        raise InputError(through.kind, through.path, "the file has changed since it was looked up")
+    return load_map(file) if through.kind == "map" else projection_of(through)
 
 
 Sources = CapturedPrompts | ContinuedPrompts | GivenVectors
@@ -99,7 +117,7 @@ class Given:
             if key != GIVEN:
                 raise InputError("component", key, f"a given vector is only {GIVEN}")
             return self
-        return self._vectors.at(self._vector, key[0])
+        return self._vectors.put(self._vector, key[0])
 
 
 @torch.inference_mode()

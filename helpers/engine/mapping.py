@@ -12,11 +12,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import InputError
+from ..models.gguf import sha256
 from ..models.load import LanguageModel
 from ..words.components import Site
-from ..words.files import write_atomically
+from ..words.files import in_repository, write_atomically
 from ..words.grammar import check_layer, once
 from ..words.prompts import LEAST_REFERENCES
+from ..words.vectors import Through
 from .references import References
 
 FORMAT = "superscopes-map-1"
@@ -111,6 +113,17 @@ def load_map(path: str | Path) -> AffineMap:
     if not fits or not (made.matrix.isfinite().all() and made.bias.isfinite().all()):
         raise InputError("map", str(path), "expected a finite matrix (source width, target width) and bias")
     return made
+
+
+def through_map(path: str) -> Through:
+    """Return what a map's file does to vectors, for a plan of given ones.
+
+    Raises:
+        InputError: as `load_map`.
+    """
+    file = in_repository(path)
+    found = load_map(file)
+    return Through("map", path, sha256(file)[:16], *found.matrix.shape, json.dumps(asdict(found.about)))
 
 
 def identity_for(source: LanguageModel, target: LanguageModel, vectors: Tensor) -> Tensor:

@@ -109,13 +109,16 @@ def read_chats(path: str | Path, parameter: str = "prompts") -> list[str]:
     return [chat(one, parameter) for one in chats]
 
 
-def in_template(prompt: str, card) -> str:
+def in_template(prompt: str, card, **options) -> str:
     """Return a chat as the model's own template writes it.
+
+    Args:
+        options: that some templates know, such as enable_thinking.
 
     Raises:
         InputError: the model has no chat template, or its template refuses these messages.
     """
-    return _written(messages_of(prompt), card)
+    return _written(messages_of(prompt), card, **options)
 
 
 def turn_end(parameter: str, token: str, prompt: str, card) -> int:
@@ -148,14 +151,14 @@ def turn_end(parameter: str, token: str, prompt: str, card) -> int:
     return max(place for place, (first, last) in enumerate(offsets) if first < end and last > start)
 
 
-def _written(messages: Sequence[Message], card) -> str:
+def _written(messages: Sequence[Message], card, **options) -> str:
     if not getattr(card.tokenizer, "chat_template", None):
         raise InputError("prompts", messages[-1].content[:40], f"{card.name} has no chat template; write the prompt as a plain text")
     try:
         return card.tokenizer.apply_chat_template(
             [message._asdict() for message in messages], tokenize=False,
             chat_template=NOW.sub(lambda found: json.dumps(TODAY.strftime(found[2])), card.tokenizer.get_chat_template()),
-            add_generation_prompt=messages[-1].role != "assistant",
+            add_generation_prompt=messages[-1].role != "assistant", **options,
         )  # fmt: skip
     except Exception as error:  # of the template itself, of whatever kind
         why = f"the chat template of {card.name} refuses it ({' '.join(str(error).split())[:200]})"

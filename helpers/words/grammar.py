@@ -189,17 +189,17 @@ def check_tokens(parameter: str, values: object) -> tuple[int | str, ...]:
     return tuple(int(token) if is_whole(token) else token for token in tokens)
 
 
-def token_slice(token: object) -> slice | None:
-    """Return the slice of tokens that a text means: "-5:", "1::3", "3-7" with both ends, or "every 10th", the 10th, 20th,
-    …; None of others.
+def slice_of(token: object) -> slice | None:
+    """Return the slice of tokens that a setting means: "-5:", "1::3", "3-7", both ends included, or "every 10th", the
+    10th, 20th, …; None of a single token.
     """
     text = token.strip() if isinstance(token, str) else ""
-    if every := EVERY.fullmatch(text):
-        return slice(int(every[1]) - 1, None, int(every[1]))
-    if ends := RANGE.fullmatch(text):
-        return slice(int(ends[1]), int(ends[2]) + 1)
-    found = SLICE.fullmatch(text)
-    return slice(*(int(end) if end else None for end in found.groups())) if found else None
+    if found := SLICE.fullmatch(text):
+        return slice(*(int(end) if end else None for end in found.groups()))
+    if found := RANGE.fullmatch(text):
+        return slice(int(found[1]), int(found[2]) + 1)
+    found = EVERY.fullmatch(text)
+    return slice(int(found[1]) - 1, None, int(found[1])) if found else None
 
 
 def token_turn(token: object) -> tuple[str, int] | None:

@@ -24,7 +24,7 @@ from .grammar import (
     listed,
     once,
     parse_layers,
-    token_slice,
+    slice_of,
     token_turn,
 )
 from .prompts import LEAST_REFERENCES, OUR_PROMPTS, read_prompts
@@ -327,6 +327,8 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
     given = {"stop_at_item": False}  # a description names it where it is true
     given |= {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
     given["target_prompt"] = given["target_prompt"]["text"]
+    if more := plan.get("continue_tokens"):
+        raise InputError("continue_tokens", more, f"what {component} is compared with was read without tokens of the model's own")
     for name, value in wanted.items():
         if given[name] != value:
             raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
@@ -345,7 +347,7 @@ def positions(parameter: str, token: int | str, text: str, card, continue_tokens
     Raises:
         InputError: as `locate`; a slice without tokens.
     """
-    several = token_slice(token)
+    several = slice_of(token)
     if token == WRITTEN and continue_tokens:
         several = slice(-continue_tokens, None)
     decoded = [one.strip() for one in named_tokens(text, card, continue_tokens)] if several else []

@@ -21,7 +21,8 @@ class TargetPrompt:
         text: the default is the paper's, letter for letter.
         placeholder: index of the token that is overwritten (negative from the end), or its text if it occurs once. A
             tuple of them is several placeholders: each gets the vector; a text stands for every token that reads so.
-        stop: the list separator; the first item of a continuation ends there.
+        stop: the list separator; the first item of a continuation ends there. Around a "…", what it stands between,
+            as in "<a>…</a>": from the first of the one to the last of the other, where they are written.
         name: a short name for the rows; made from the text if left out.
         mark: where each placeholder's word starts and ends in the text, if braces marked it (`of_text`); `located`
             turns them into indexes for one model.
@@ -114,7 +115,11 @@ class TargetPrompt:
         return found
 
     def first_item(self, continuation: str) -> str:
-        """Return the continuation up to `stop`, without a leading colon and space."""
+        """Return the continuation up to `stop`, without a leading colon and space; or what stands between two marks."""
+        opening, between, closing = self.stop.partition("…")
+        if between:
+            inside = continuation.split(opening, 1)[-1] if opening else continuation
+            return inside.rsplit(closing, 1)[0].strip()
         return self.up_to_stop(continuation).lstrip().removeprefix(":").lstrip()
 
     def up_to_stop(self, continuation: str) -> str:

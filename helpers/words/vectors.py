@@ -6,6 +6,7 @@ is −1 if it is of no layer.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from .settings import (
     Form,
     Layers,
     MaybeAmplifiers,
+    Positive,
     ReadSettings,
     Seed,
     String,
@@ -43,6 +45,7 @@ MOST_ROWS = 1_000_000
 SUFFIXES = (".safetensors", ".npy", ".npz", ".gguf", ".csv", ".parquet", ".pt", ".pth", ".bin")
 FORMATS = "a .safetensors, .npy, .npz, .gguf, .csv, .parquet or .pt file, or a folder of an SAE"
 WAYS = ("norm", "norm_add", "plain")  # of those in `components.WAYS`
+FIXED = ("way", "target_layer", "target_prompt")  # what a published reader says itself
 
 
 class FileSource(NamedTuple):
@@ -62,6 +65,27 @@ class FileSource(NamedTuple):
     def stem(self) -> str:
         path = Path(self.path)
         return path.name if os.path.isdir(in_repository(path)) else path.stem
+
+
+class Through(NamedTuple):
+    """What a file does to vectors before they are put in place, those that they are compared with included.
+
+    Attributes:
+        kind: "reader", the adapter of one (`models.readers`), or "map", between two models (`engine.mapping`).
+        path: of the file.
+        key: a digest of it, part of each id.
+        takes, gives: the widths of vectors before and after.
+        about: what the file says of itself, as JSON.
+        normalizes: whether a vector's length plays no part.
+    """
+
+    kind: str
+    path: str
+    key: str
+    takes: int
+    gives: int
+    about: str
+    normalizes: bool = False
 
 
 class RandomLike(NamedTuple):
@@ -105,14 +129,21 @@ class VectorPlan(Plan):
     Attributes:
         vectors: in order; `prompts` are their names.
         width: of the vectors of a file; 0 where the model says it.
+        through: what is done to them first.
     """
 
     vectors: tuple[Vector, ...] = ()
     width: int = 0
+    through: Through | None = None
 
     def _sources(self, card, layers: Sequence[int]) -> Iterator[tuple[str, str, int, Sequence[int]]]:
-        if self.width and self.width != card.width:
-            raise InputError("vectors", self.vectors[0].name, f"{self.width} numbers; {card.name} has a width of {card.width}")
+        if self.through and self.through.gives != card.width:
+            why = f"gives {self.through.gives} numbers; {card.name} has a width of {card.width}"
+            raise InputError(self.through.kind, self.through.path, why)
+        taken = self.through.takes if self.through else card.width
+        if self.width and self.width != taken:
+            by = f"{self.through.path} takes {taken}" if self.through else f"{card.name} has a width of {card.width}"
+            raise InputError("vectors", self.vectors[0].name, f"{self.width} numbers; {by}")
         for vector in self.vectors:
             if isinstance(vector.origin, Expression):
                 _check_expression(vector.origin, card)
@@ -122,7 +153,7 @@ class VectorPlan(Plan):
             yield vector.name, vector.token, vector.position, own
 
     def _in_id(self, item: Item) -> object:
-        return [item.source_prompt, self._keys[item.source_prompt]]
+        return [item.source_prompt, self._keys[item.source_prompt], *([self.through.key] if self.through else [])]
 
     @cached_property
     def _keys(self) -> dict[str, str]:
@@ -139,6 +170,9 @@ class VectorPlan(Plan):
         about = {name: value for name, value in super().describe().items() if name not in without}
         digest = hashlib.sha256("".join(vector.key for vector in self.vectors).encode()).hexdigest()[:16]
         files = sorted({of.origin.stem for of in self.vectors if isinstance(of.origin, FileSource)})
+        if self.through:
+            name = Path(self.through.path).name
+            about |= {self.through.kind: {"file": name, "digest": self.through.key, **json.loads(self.through.about)}}
         return about | {"vectors": {"count": len(self.vectors), "digest": digest, **({"files": files} if files else {})}}
 
 
@@ -176,16 +210,18 @@ def make_vector_plan(
     amplifiers: str | float | Sequence[float] = NORM_GRID,
     target_layer: str | int | Sequence[int | str] = 0,
     width: int = 0,
+    through: Through | None = None,
     **settings,
 ) -> VectorPlan:
     """Make a plan that reads given vectors.
 
     Args:
         vectors: see `of_expressions` and `models.vector_files.VectorFile.vectors`.
-        components: "vector", α·v; "norm[vector]", "norm_add[vector]"; "zero", "none".
+        components: "vector", α·v; "norm[vector]", "norm_add[vector]", "fixed_norm[vector]"; "zero", "none".
         layers: source layers of expressions whose terms name none.
         amplifiers, target_layer, settings: as of `make_plan`.
         width: of a file's vectors.
+        through: what is done to vectors first.
 
     Raises:
         InputError: names the parameter, what was given and what is allowed.
@@ -197,12 +233,12 @@ def make_vector_plan(
     for name in components:
         component = parse_component(name)
         if not (component.kind in READ_ONCE or (component.is_given and component.kind in (GIVEN, *COMPOSED))):
-            allowed = f"{GIVEN}, norm[{GIVEN}], norm_add[{GIVEN}], zero, none"
+            allowed = f"{GIVEN}, norm[{GIVEN}], norm_add[{GIVEN}], fixed_norm[{GIVEN}], zero, none"
             raise InputError("components", name, f"a given vector is read as one of {allowed}")
     if "same" in plan.target_layers and (homeless := [one.name for one in vectors if one.layer == NO_LAYER]):
         why = f"{homeless[0]!r} is of no layer: say which with layer=…, or patch into a layer with a number"
         raise InputError("target_layer", "same", why)
-    return VectorPlan(**{**vars(plan), "components": components, "vectors": tuple(vectors), "width": width})
+    return VectorPlan(**{**vars(plan), "components": components, "vectors": tuple(vectors), "width": width, "through": through})
 
 
 def of_expressions(text: str, component: str = "hidden_state", files: bool = True) -> list[Vector]:
@@ -289,6 +325,12 @@ class VectorSettings(ReadSettings):
     amplifiers: MaybeAmplifiers = setting((), "ρ, c or α; empty is a grid that fits the way")
     target_layer: TargetLayers = setting((0,), "the patched layers: numbers, or same")
     target_prompt: TargetText = setting("", "the prompt that asks for a description; {braces} mark its placeholder")
+    reader: FilePath = setting("", "a published reader (docs/any-vector.md): it says how vectors are put, where, and what asks")
+    question: String = setting("", "what an activation oracle is asked; empty is a general question")
+    placeholders: Positive = setting(1, "of an activation oracle; each gets the vector")
+    mapped_from: String = setting("", "another model, that the vectors are of; they are mapped into the one that reads")
+    map: FilePath = setting("", "the map's .safetensors file; one that isn't there is fitted; empty is the vectors as they are")
+    map_prompts: FilePath = setting("data/entities.csv", "what a map is fitted on; every fifth prompt is held out to try it")
     stop_at_item: Flag = STOP_AT_ITEM
     random: Count = setting(20, "random directions that are read beside them; 0 is none")
     seed: Seed = setting(0, "of the random directions")
@@ -307,7 +349,22 @@ class VectorSettings(ReadSettings):
         return FileSource(self.vectors, self.tensor, self.source_options.allow_pickle)
 
     def check(self) -> None:
-        """Refuse, before anything is imported, an expression that isn't understood, and what only files can have."""
+        """Refuse, before anything is imported, an expression that isn't understood, what only files can have, and what
+        a reader or a map says already.
+        """
+        for name in () if self.may_read_files else ("reader", "mapped_from", "map"):
+            if given := getattr(self, name):
+                raise InputError(name, given, "not here: ./runme.sh read, or Python")
+        for name in FIXED if self.reader else ():
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                raise InputError(name, getattr(self, name), f"{self.reader} says it; leave it out")
+        if self.reader and self.mapped_from:
+            raise InputError("mapped_from", self.mapped_from, "can't be combined with a reader")
+        for name in ("question", "placeholders"):
+            if not self.reader and getattr(self, name) not in ("", 1):
+                raise InputError(name, getattr(self, name), "only an activation oracle has it: reader=FOLDER")
+        if self.map and not self.mapped_from:
+            raise InputError("map", self.map, "say which model the vectors are of: mapped_from=MODEL")
         if self.is_file:
             return
         of_expressions(self.vectors, self.component, self.may_read_files)

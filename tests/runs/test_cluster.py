@@ -150,6 +150,38 @@ def test_experiments_share_the_workers_of_a_session(tmp_path, tiny_folder, monke
         assert same.to_csv() == rows.to_csv()
 
 
+@slow
+def test_given_vectors_on_workers_are_those_of_one_process(tmp_path, tiny, tiny_folder, monkeypatch):
+    """Rows of a file, expressions and random directions; and through a reader's adapter."""
+    import torch
+    from safetensors.torch import save_file
+
+    from helpers.runs.vectors import Request
+    from helpers.words.vectors import VectorSettings
+
+    monkeypatch.setattr(ledger, "WORK", tmp_path / "work")
+    save_file({"t": torch.randn(6, 32, generator=torch.Generator().manual_seed(0))}, tmp_path / "some.safetensors")
+    config = {
+        "projection": {"type": "scalar_affine", "normalize_input": True},
+        "soft_prompt": {"template": 'The "<empty_output>" is "', "reserved_token": "<empty_output>"},
+    }
+    parts = {"log_scale": torch.ones(1), "bias": torch.ones(32)}
+    save_file(parts, tmp_path / "adapter.safetensors", {"config_json": json.dumps(config), "model_dim": "32"})
+    which = ModelSettings.of({"model": str(tiny_folder)})
+    shared = {"model": str(tiny_folder), "random": 2, "max_new_tokens": 3}
+    asked = [{"vectors": str(tmp_path / "some.safetensors")}, {"vectors": '"King" - "Man"; mlp.down[1, 2:5]', "layers": "0-1"},
+             {"vectors": '"King"', "layers": "1", "reader": str(tmp_path / "adapter.safetensors")}]  # fmt: skip
+    plans = [Request(VectorSettings.of(shared | one), card=tiny).plans for one in asked]
+    with Session(which, QuickJudge()) as session:
+        two = [make_readings(tiny_folder, tmp_path / "two", None, session, workers=2, batch_size=5).of(f"{number}.csv", some)
+               for number, some in enumerate(plans)]  # fmt: skip
+        assert not session.has_weights
+    alone = Session(which, QuickJudge())
+    for number, (some, rows) in enumerate(zip(plans, two, strict=True)):
+        same = make_readings(tiny_folder, tmp_path / "one", None, alone, batch_size=5).of(f"{number}.csv", some)
+        assert same.to_csv() == rows.to_csv() and rows.attrs["machine"]["workers"] == 2
+
+
 @pytest.mark.parametrize(
     ("workers", "words"),
     [

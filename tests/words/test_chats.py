@@ -90,6 +90,7 @@ def test_slices_and_every_nth(card):
     prompt, count = chat(TURNS), len(card.token_ids(chat(TURNS)))
     assert positions("token", "every 10th", prompt, card) == list(range(9, count, 10))
     assert positions("token", "every 1st", prompt, card) == list(range(count))
+    assert positions("token", "3-7", prompt, card) == [3, 4, 5, 6, 7]
     assert positions("token", "-3:", prompt, card) == list(range(count - 3, count))
     plan = make_plan(TURNS, token=["every 10th", "last of user turn"], layers=1, amplifiers=1)
     assert [item.position for item in plan.items(card)][:2] == [9, 19]
