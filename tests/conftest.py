@@ -1,5 +1,10 @@
-"""What all tests share: a real model, loaded once, a small random one in a folder, and the record of what was tried."""
+"""What all tests share: a real model, loaded once, a small random one in a folder, and the record of what was tried.
 
+`./runme.sh test` runs them in a few processes, a file in one of them (pytest-xdist); each has its own real model, its own
+folders and its own ports.
+"""
+
+import os
 import signal
 import threading
 
@@ -7,28 +12,52 @@ import pytest
 import torch
 import transformers
 from families import FAMILIES
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import ROOT
-from helpers.models.load import LanguageModel, load_model
+from helpers.app import server
+from helpers.models.load import LanguageModel, load_model, read_model
+from helpers.words.machine import cores, free_memory_bytes
 
 GOLDEN = ROOT / "tests" / "golden.csv"
+MOST_WORKERS, WORKER_BYTES = 4, 2 << 30
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, and only those")
 
 
-def pytest_configure():
-    """Obey Ctrl-C: what a script starts in the background ignores it, and so would the processes that tests start."""
+def pytest_configure(config):
+    """Obey Ctrl-C: what a script starts in the background ignores it, and so would the processes that tests start.
+
+    Of several processes, each computes with one thread, and tries ports of its own. Random settings are few in the fast
+    tier, many in the slow one.
+    """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that are started next
+    examples = 400 if config.getoption("slow") else 40
+    settings.register_profile("tier", max_examples=examples, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tier")
+    server.FIRST_PORT += server.PORTS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Count what a machine has room for: a process takes a core and some memory."""
+    return max(1, min(MOST_WORKERS, cores(), free_memory_bytes() // WORKER_BYTES))
 
 
 def pytest_collection_modifyitems(config, items):
+    """Keep one tier's tests; those with random settings are in both."""
     slow = config.getoption("--slow")
-    config.hook.pytest_deselected(items=[item for item in items if ("slow" in item.keywords) != slow])
-    items[:] = [item for item in items if ("slow" in item.keywords) == slow]
+
+    def is_in(item) -> bool:
+        return ("slow" in item.keywords) == slow or slow and is_hypothesis_test(getattr(item, "obj", None))
+
+    config.hook.pytest_deselected(items=[item for item in items if not is_in(item)])
+    items[:] = [item for item in items if is_in(item)]
 
 
 STATUS = ROOT / "tests" / "STATUS.md"
@@ -56,7 +85,7 @@ def status(request):
 
 
 def pytest_runtest_logreport(report):
-    for row in report.user_properties:
+    for row in map(tuple, report.user_properties):  # lists, where another process tells of it
         if row[0] in ("family", "source") and (report.when == "call" or report.outcome != "passed"):
             worse = {outcomes.get(row), report.outcome} & {"failed", "skipped"}
             outcomes[row] = "failed" if "failed" in worse else "skipped" if worse else "passed"
@@ -64,7 +93,7 @@ def pytest_runtest_logreport(report):
 
 def pytest_sessionfinish(session):
     """Write what this run has tried into its rows of STATUS.md; the other rows stay as earlier runs have left them."""
-    if not outcomes:
+    if not outcomes or hasattr(session.config, "workerinput"):  # of several processes, the first one hears of all tests
         return
     lines = STATUS.read_text().splitlines() if STATUS.exists() else []
     rows = {cells[0]: cells for line in lines if len(cells := line.strip("| ").split(" | ")) > 1}
@@ -105,6 +134,12 @@ def lm() -> LanguageModel:
 
 
 @pytest.fixture(scope="session")
+def card() -> LanguageModel:
+    """The real model's config and tokenizer: a plan needs no weights."""
+    return read_model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(lm, tmp_path_factory):
     """A Llama of three blocks with random weights and SmolLM2's tokenizer, as safetensors."""
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
@@ -132,6 +167,13 @@ def no_runs(tmp_path_factory):
 
 
 @pytest.fixture
+def few_resamples(monkeypatch):
+    """Draw less often for intervals and tests: made-up readings are far from any threshold."""
+    for module, few in (("judging.chance", 1999), ("judging.effects", 1999), ("experiments.how_sure", 100)):
+        monkeypatch.setattr(f"helpers.{module}.RESAMPLES", few)
+
+
+@pytest.fixture
 def held(monkeypatch):
     """Hold the application's desk after the first batch of each request, until this event is set."""
     from helpers.app.desk import Desk
@@ -142,14 +184,26 @@ def held(monkeypatch):
     let_go.set()
 
 
+@pytest.fixture
+def compiler():
+    """Skip where torch can't compile: without a C++ compiler, or in a folder with a space in its path."""
+    from helpers.engine.compile import compile_blocks
+
+    try:
+        compile_blocks([])
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(40))
+    except Exception as error:
+        pytest.skip(f"torch can't compile here: {str(error)[:100]}")
+
+
 def count_hooks(model: torch.nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.fixture(autouse=True)
 def no_hook_is_left(request):
-    """Check that every test leaves as many hooks on the real model as it found."""
-    model = request.getfixturevalue("lm").model if "lm" in request.fixturenames else None
-    before = count_hooks(model) if model else 0
+    """Check that every test leaves as many hooks on its models as it found."""
+    models = [request.getfixturevalue(name).model for name in ("lm", "tiny") if name in request.fixturenames]
+    before = [count_hooks(model) for model in models]
     yield
-    assert (count_hooks(model) if model else 0) == before
+    assert [count_hooks(model) for model in models] == before

@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -97,6 +98,16 @@ FAMILIES = {
     "BioGPT": ("biogpt", SMALL, False),
     "gpt-oss": ("gpt_oss", SMALL | {"num_local_experts": 4, "head_dim": 8}, False),
 }  # fmt: skip
+
+KINDS = (  # that differ in kind; the fast tests are of these, the slow ones of the others
+    "Llama", "Mistral, short window", "Phi-3, Phi-4", "Gemma 3 (with images)", "GPT-2", "GPT-NeoX, Pythia", "OPT", "BLOOM",
+    "Falcon, several keys", "Granite", "Qwen 3.5 (text)", "Mixtral", "gpt-oss",
+)  # fmt: skip
+
+
+def each(families=FAMILIES) -> list:
+    """Return families as parameters of a test: those of KINDS for the fast tests, the others for the slow ones."""
+    return [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in families]
 
 
 @cache

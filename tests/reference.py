@@ -88,6 +88,37 @@ def plain_contrast(model, tokenizer, vector, target_layer, target_text, weight, 
 
 
 @torch.no_grad()
+def plain_item(model, tokenizer, vector, target_layer, target_text, stop, max_new_tokens=10):
+    """Return what is written up to a separator, the whole text read anew in every step, and how sure the model was.
+
+    Returns:
+        (the text before the separator, entropy of the first token, log-probabilities of the tokens up to the one that
+        completes the separator or ends the text).
+    """
+    prompt, written, told, entropy = tokenizer(target_text, return_tensors="pt").input_ids, [], [], None
+    placeholder = prompt.shape[1] - 1
+
+    def overwrite(module, args, output):
+        (output[0] if isinstance(output, tuple) else output)[0, placeholder] = vector
+
+    text, handle = "", blocks_of(model)[target_layer].register_forward_hook(overwrite)
+    try:
+        while len(written) < max_new_tokens and stop not in text:
+            ids = torch.cat([prompt, torch.tensor([written], dtype=torch.long)], 1)
+            known = model(ids).logits[0, -1].log_softmax(0)
+            entropy = float(-(known.exp() * known).sum()) if entropy is None else entropy
+            token = int(known.argmax())
+            told.append(float(known[token]))
+            if token == model.generation_config.eos_token_id:
+                break
+            written.append(token)
+            text = tokenizer.decode(written, skip_special_tokens=True)
+    finally:
+        handle.remove()
+    return text.split(stop)[0], entropy, told
+
+
+@torch.no_grad()
 def plain_placed(model, tokenizer, put, place, layer, target_text, positions, max_new_tokens=10):
     """Return what the model writes when at each position what stands at a place becomes `put(number, what stood there)`.
 

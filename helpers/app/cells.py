@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from ..judging.chance import range_of_best
 from ..judging.judge import is_echo
 from ..runs.sweep import rows_of
 from ..words.methods import AMPLIFIED, BLIND, METHODS, Method
-from ..words.rows import Item, Reading
+from ..words.rows import DIGITS, Item, Reading
 from .jobs import Job
 from .scores import Scored
-from .weighing import Weighed
+from .weighing import UNWEIGHED, Weighed
 
 MARKS = {
     "hit": "similar, and above chance",
@@ -90,6 +91,17 @@ def choices_of(job: Job) -> dict[str, str]:
             found.setdefault(blind_of(tries).id, []).append("blind")
         found.setdefault(similar_of(tries).id, []).append("similarity")
     return {id: ", ".join(names) for id, names in found.items()}
+
+
+def with_worth(rows: pd.DataFrame, job: Job) -> pd.DataFrame:
+    """Return rows of a request, scored, with the columns that say what each is worth and what is chosen."""
+    chosen, worth = choices_of(job), [job.weighed.get(id, UNWEIGHED) for id in rows["id"]]
+    return rows.assign(
+        mean_rank=pd.Series([one.mean_rank for one in worth], dtype=float).round(DIGITS["mean_rank"]),
+        confidence=pd.Series([one.confidence for one in worth], dtype=float).round(DIGITS["confidence"]),
+        verdict=[one.verdict for one in worth],
+        chosen=[chosen.get(id, "") for id in rows["id"]],
+    )
 
 
 def _score(one: Try) -> float:

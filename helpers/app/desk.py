@@ -23,26 +23,28 @@ from ..runs.ledger import readings_of
 from ..runs.session import Session
 from ..runs.sweep import describe, describe_judge, rows_of
 from ..words.labels import check_labels, continuations, references
-from ..words.machine import is_out_of_memory
+from ..words.machine import give_memory_back, is_out_of_memory
 from ..words.plans import make_plan
 from ..words.prompts import read_prompts
-from ..words.rows import DIGITS, TRIED_AGAIN, Item, Reading
+from ..words.rows import TRIED_AGAIN, Item, Reading
 from ..words.settings import ModelSettings, SourceOptions
 from . import lens
-from .cells import choices_of
+from .cells import with_worth
 from .given import serve
 from .jobs import Job, Question, Request, VectorJob
+from .kept import kept
 from .scores import Scorer
 from .settings import MOST_ROWS, PageSettings, check_length
 from .vector_settings import AskedVectors
-from .weighing import UNWEIGHED, Weigher
+from .weighing import Weigher
 
 SMALLEST_BATCH, BATCH = 16, 48  # rows, a third of a request: others wait for a batch (benchmarks/results/app.csv)
 LARGER_BATCH, LONG = 64, 1024  # for requests of so many rows
 TOKENS = 640  # of all rows of a batch: fewer rows of longer readings
 PARAMETERS = 300_000_000  # of a model; a batch of a larger one, on a CPU, has fewer rows
-MOST_WAITING, SHARE = 20, 5  # requests that aren't over: of all visitors, of one
-MOST_KEPT, MOST_JOBS = 200_000, 500  # readings and requests that are kept; the oldest go first
+MOST_WAITING, SHARE = 100, 5  # requests that aren't over: of all visitors, of one
+MOST_KEPT, MOST_JOBS = 50_000, 200  # readings, 2 KB each, and requests that are kept; the oldest go first
+LARGE = 64 << 20  # bytes of one target prompt's keys and values, above which it isn't kept for the next request
 OTHERS = "data/prompts.csv"  # the prompts that chance is made of
 
 
@@ -54,16 +56,20 @@ class Desk:
         model: name of the model that it starts with.
         state: what it is doing apart from reading, or why the first model could not be loaded; "" if nothing.
         is_ready: whether it has tried to load the first model.
+        is_laid_out: whether what is kept of the first view, if anything is, can be recalled; before the model is loaded.
         speeds: model -> tokens written per second, of its last request that computed some.
         forget: called with the id of a request that is no longer kept.
 
     Args:
+        shows_kept: whether the first view need not be read where it is kept.
         source_options: of the first model; see `settings.SourceOptions`.
     """
 
-    def __init__(self, model: str, dtype: str = "float32", device: str = "auto", **source_options):
+    def __init__(
+        self, model: str, dtype: str = "float32", device: str = "auto", shows_kept: bool = True, **source_options
+    ):
         self.model, self.dtype, self.device = model, dtype, device
-        self.state, self.is_ready = f"loading {model}", False
+        self.state, self.is_ready, self.is_laid_out = f"loading {model}", False, not shows_kept
         self.speeds: dict[str, float] = {}
         self.forget: Callable[[str], None] = lambda id: None
         self._options = {model: SourceOptions.of(source_options)}
@@ -213,6 +219,23 @@ class Desk:
         job = self._jobs.get(id)
         return job if isinstance(job, kind) else None
 
+    def recall(self, settings: PageSettings, id: str = "") -> Job | None:
+        """Return a request of the same vectors in the same way that was read and weighed to its end, if one is kept.
+
+        Args:
+            id: of one that is preferred, though it be stopped or not over yet.
+
+        Raises:
+            InputError: a setting that this model can't carry out.
+        """
+        card = self.card(settings.model)
+        items = settings.plan(card).items(card)
+        wanted = settings.replace(tokens=dict.fromkeys(item.position for item in items))
+        kept = [job for job in list(self._jobs.values()) if isinstance(job, Job)]
+        same = [job for job in kept if job.settings.replace(tokens=job.positions) == wanted]
+        preferred = [job for job in same if job.id == id]
+        return next(iter(preferred or [job for job in reversed(same) if job.state == "done" and job.weighed]), None)
+
     def count_ahead(self, job: Request) -> int:
         """Count the requests that are served before a waiting one."""
         with self._changed:
@@ -224,7 +247,7 @@ class Desk:
         """Drop the oldest requests that are over, if too many are kept."""
         kept = sum(len(job.items) for job in self._jobs.values())
         for job in list(self._jobs.values()):
-            if job.is_over and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
+            if job.is_over and not getattr(job, "is_kept", False) and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
                 kept -= len(job.items)
                 del self._jobs[job.id]
                 self.forget(job.id)
@@ -233,6 +256,7 @@ class Desk:
 
     def _work(self) -> None:
         try:
+            self._lay_out()
             self._get_ready()
         except Exception as error:
             self.state = _in_words(error)
@@ -246,11 +270,14 @@ class Desk:
             try:
                 next(steps)
                 self._turns.append((job, steps))
+                continue
             except StopIteration:
                 pass
             except Exception as error:  # whatever it is, the next request must be served
                 job.message = _in_words(error)
                 job.state = "failed"
+            del steps  # and what it holds
+            self._clear_away()
 
     def _next(self) -> tuple[Request, Iterator[None]]:
         """Choose whose turn it is: a newcomer, unless it needs another model than those who take turns; else the next."""
@@ -260,6 +287,22 @@ class Desk:
             steps = {Question: self._answer, VectorJob: self._serve_vectors}.get(type(job), self._serve)
             return job, steps(job)
         return self._turns.popleft()
+
+    def _lay_out(self) -> None:
+        """Lay out the first view, if it is kept."""
+        try:
+            if not self.is_laid_out and (job := kept(self.card(self.model), self.dtype)):
+                self._jobs[job.id] = job
+        finally:
+            self.is_laid_out = True
+
+    def _clear_away(self) -> None:
+        """Give back the memory that a request took, now that it is over."""
+        if self._session:
+            self._session.forget_large(LARGE)
+        if self._weigher:
+            self._weigher.forget_large(LARGE)
+        give_memory_back()
 
     def _get_ready(self) -> None:
         """Load the model and the judge, and read the usual target prompt."""
@@ -427,14 +470,7 @@ class Desk:
             made: how the first batch was computed; {} if everything was known.
         """
         rows = rows_of(items, [job.readings[item.id].reading for item in items], job.plan.target_prompt)
-        chosen = choices_of(job)
-        worth = [job.weighed.get(item.id, UNWEIGHED) for item in items]
-        rows = score(rows, self._judge).assign(
-            mean_rank=pd.Series([one.mean_rank for one in worth], dtype=float).round(DIGITS["mean_rank"]),
-            confidence=pd.Series([one.confidence for one in worth], dtype=float).round(DIGITS["confidence"]),
-            verdict=[one.verdict for one in worth],
-            chosen=[chosen.get(item.id, "") for item in items],
-        )
+        rows = with_worth(score(rows, self._judge), job)
         rows.attrs = {
             **describe(lm, job.plan),
             "judge": describe_judge(self._judge),

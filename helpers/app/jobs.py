@@ -104,6 +104,7 @@ class Job(Request):
         weighed: id -> what a reading is worth; {} until all are weighed.
         calibration: what probabilities were fitted with; None if nothing was for this model and target prompt.
         unweighed: why the readings could not be weighed.
+        is_kept: whether it is the first view, as it was read earlier.
         told: (component, layer, position) -> what the lenses say of that vector.
         known: how many of the readings were in memory when it began.
         read: how many were computed for it.
@@ -121,6 +122,7 @@ class Job(Request):
     weighed: dict[str, Weighed] = field(default_factory=dict)
     calibration: Confidence | None = None
     unweighed: str = ""
+    is_kept: bool = False
     told: dict[tuple[str, int, int], Told] = field(default_factory=dict)
     known: int = 0
     read: int = 0

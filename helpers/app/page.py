@@ -10,6 +10,7 @@ import gradio as gr
 
 from .. import InputError
 from ..words.components import COMPONENTS, into
+from ..words.methods import BLIND, CHOICES
 from . import view
 from .answers import answer
 from .api import add_api
@@ -18,12 +19,12 @@ from .desk import Desk
 from .guard import visitor
 from .inputs import Inputs
 from .jobs import Job, Request
+from .kept import first_view
 from .panel import GONE, QUIET, Panel
 from .settings import Beyond, PageSettings, same_tokens
 from .vector_tab import VectorTab
 
 REFRESH = 0.05  # seconds between two looks at a request
-FEW_LAYERS = 7  # a model with no more of them is read at all layers, unless a link says otherwise
 MOST_REMEMBERED = 50  # requests in a visit's history
 LONG = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
 SHOW_ANSWERS = """() => { if (window.innerWidth <= 700)
@@ -77,7 +78,8 @@ class Page:
         ).then(inputs.expect, inputs.all_fields, inputs.expected, **QUIET)  # fmt: skip
         gr.on([inputs.go.click, inputs.fields["prompt"].submit], None, js=SHOW_ANSWERS)
         inputs.stop.click(self.stop_reading, [a.job_id, b.job_id, a.asked, b.asked], queue=False, **QUIET)
-        self.blocks.load(self.arrive, None, [inputs.problem, *inputs.filled, *a.new], **LONG)
+        arrived = [inputs.problem, *inputs.filled, *a.new, a.choice, a.show, *history]
+        self.blocks.load(self.arrive, None, arrived, **LONG)
         inputs.history.input(self.show_again, history[::-1], [*inputs.filled, *a.new], **LONG)
         for panel in (a, b):
             gr.on(
@@ -223,29 +225,45 @@ class Page:
         return ask
 
     async def arrive(self, request: gr.Request) -> AsyncIterator[dict]:
-        """Show what a link asks for, or the paper's first example; then what the desk does, until it is ready."""
-        query = dict(request.query_params)
+        """Show what a link asks for: what was read of it, or else it is read now. Without a link, show the paper's first
+        example; then what the desk does, until it is ready.
+        """
+        query, job, filled = dict(request.query_params), None, {}
         yield {self.a.status: view.status(self.desk, None)}
         try:
-            settings = PageSettings.of_link(query, model=self.desk.model)
-            card = await asyncio.to_thread(self.desk.card, settings.model)
-            if "layers" not in query and card.num_layers <= FEW_LAYERS:
-                settings = settings.replace(layers="all")
+            settings = await asyncio.to_thread(self._settings_of, query)
+            filled = await asyncio.to_thread(self.inputs.fill, settings) | self.a.choose(_choice_of(query))
+            while not self.desk.is_laid_out:
+                await asyncio.sleep(REFRESH)
+            id = query.get("run", "")
+            job = None if PageSettings.asks(query) else self.desk.find(id)
+            job = job or await asyncio.to_thread(self.desk.recall, settings, id)
+            if not job and PageSettings.asks(query):
+                job = await asyncio.to_thread(self.desk.submit, settings, visitor(request))
+                filled |= self._remember([], [job])
         except InputError as error:
-            settings = PageSettings.of({"model": self.desk.model})
-            yield {self.inputs.problem: view.error(str(error))}
-        filled = await asyncio.to_thread(self.inputs.fill, settings)
-        if job := self.desk.find(query.get("run", "")):
+            if not filled:
+                filled = await asyncio.to_thread(self.inputs.fill, PageSettings.of({"model": self.desk.model}))
+            filled |= {self.inputs.problem: view.error(str(error))}
+        if job:
             async for changes in self.follow(request, {self.a: job}, filled):
                 yield changes
-            return
-        yield filled
-        key = (request.session_hash, self.a.name)
-        while key not in self._followed and not self.desk.is_ready:
+        else:
+            yield filled
+        key, shown, is_ready = (request.session_hash, self.a.name), job and job.id, False
+        while self._followed.get(key) == shown and not is_ready:
+            is_ready = self.desk.is_ready  # noted before the last look at it
+            yield {self.a.status: view.status(self.desk, job)}
             await asyncio.sleep(REFRESH)
-            yield {self.a.status: view.status(self.desk, None)}
-        if key not in self._followed:
-            yield {self.a.status: view.status(self.desk, None)}
+
+    def _settings_of(self, query: dict[str, str]) -> PageSettings:
+        """Return what a link's query asks for.
+
+        Raises:
+            InputError: names the setting, what was given and what is allowed.
+        """
+        given = PageSettings.of_link(query, model=self.desk.model)
+        return first_view(self.desk.card(given.model), **given.changed)
 
     async def show_again(self, id: str, visit: list, request: gr.Request) -> AsyncIterator[dict]:
         """Show an earlier request of this visit: its settings, and what was read."""
@@ -254,6 +272,18 @@ class Page:
             filled = await asyncio.to_thread(self.inputs.fill, job.settings)
             async for changes in self.follow(request, {self.a: job}, filled):
                 yield changes
+
+
+def _choice_of(query: dict[str, str]) -> str:
+    """Return by what the readings that a link shows are chosen.
+
+    Raises:
+        InputError: not one of `words.methods.CHOICES`.
+    """
+    choice = query.get("choice", BLIND.adjective)
+    if choice not in CHOICES:
+        raise InputError("choice", choice[:40], f"expected one of {', '.join(CHOICES)}")
+    return choice
 
 
 def _pulse(job: Job) -> str:

@@ -43,8 +43,15 @@ watch('value', () => {
 """
 GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-ADDRESS = "query => window.location.origin + window.location.pathname + query.replace(/&run=[^&]*$/, '')"
-KEEP_ADDRESS = "query => { window.history.replaceState(null, '', window.location.pathname + query); }"
+CHOICE = f"(choice === '{BLIND.adjective}' ? '' : '&choice=' + choice)"  # of a link; the usual one is left out
+ADDRESS = (
+    "(query, choice) => query && window.location.origin + window.location.pathname + "
+    f"query.replace(/&run=[^&]*$/, '') + {CHOICE}"
+)
+KEEP_ADDRESS = (
+    "(query, choice) => { if (query) window.history.replaceState(null, '', window.location.pathname + "
+    f"query.replace(/(?=&run=[^&]*$)/, {CHOICE})); }}"
+)
 SHOW_LADDER = "() => setTimeout(() => document.querySelector('.ladder')?.scrollIntoView({block: 'nearest'}), 150)"
 
 
@@ -131,9 +138,14 @@ class Panel:
             clickable.click(self.open_cell, [self.job_id, self.choice, self.show, self.asked], opened, **QUIET).then(
                 None, js=SHOW_LADDER
             )
-        self.query.change(None, self.query, self.link, js=ADDRESS)
+        address = ([self.query.change, self.choice.change], None, [self.query, self.choice])
+        gr.on(*address, self.link, js=ADDRESS)
         if self.name == "a":
-            self.query.change(None, self.query, None, js=KEEP_ADDRESS)
+            gr.on(*address, None, js=KEEP_ADDRESS)
+
+    def choose(self, choice: str) -> dict:
+        """Return what changes so that readings are shown that are chosen so; one of `words.methods.CHOICES`."""
+        return {self.choice: choice, self.show: gr.update(visible=choice != BLIND.adjective)}
 
     def draw(self, id: str, position: int | None, choice: str, show: str, cell: str) -> dict:
         """Draw the table so far; when the request is over, also the map and the files."""

@@ -21,6 +21,7 @@ import psutil
 
 from .. import InputError
 from ..models.sources import find_source
+from ..words.machine import share_memory
 from ..words.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Server:
         check_address(address, password)
         proxy = check_root_url(root_url)
         desk.check()
+        share_memory()
         self.desk, self.port = desk, find_port(port, address)
         _remove_what_killed_servers_left()
         self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER}{os.getpid()}-")).resolve()

@@ -157,6 +157,11 @@ class PageSettings(Record):
         )
 
     @classmethod
+    def asks(cls, query: Mapping[str, str]) -> bool:
+        """Return whether a link's query names a setting: then it asks for readings, not for the page alone."""
+        return any(SYNONYMS.get(name, name) in cls.model_fields for name in query)
+
+    @classmethod
     def of_link(cls, query: Mapping[str, str], **usual) -> PageSettings:
         """Read the settings of a link's query; names that are no settings are passed over.
 

@@ -46,10 +46,13 @@ STYLE = f":root {{ {COLOURS}}}\n" + files(__package__).joinpath("style.css").rea
 
 def status(desk: Desk, job: Job | None) -> str:
     """Return the line that says what is going on, with a bar while readings are computed."""
+    if (job is None or job.is_kept) and desk.is_ready and desk.state and not desk.state.startswith("loading"):
+        return error(desk.state, job)
     if job is None:
-        if desk.state and not desk.state.startswith("loading"):
-            return error(desk.state)
         return line("busy", f"{desk.state} …") if desk.state else line("calm", f"{desk.loaded} is ready.")
+    if job.is_kept:
+        words = f"{len(job.readings):,} readings, kept from an earlier day. {job.settings.model}, {desk.dtype}."
+        return line("calm", words, job) if desk.is_ready else line("busy", f"{words[:-1]}: {desk.state} …", job)
     if job.state == "waiting":
         ahead = desk.count_ahead(job)
         if not ahead and desk.state:
@@ -101,10 +104,10 @@ def expected(readings: int, seconds: float | None) -> str:
 
 def _progress(job: Job) -> str:
     done, total, speed = len(job.readings), len(job.items), job.rows_per_second
-    left = f"{(total - done) / speed:.0f} s left" if speed else "estimating"
+    left = f"{speed:.{0 if speed >= 1 else 1}f} per second · {(total - done) / speed:.0f} s left" if speed else "estimating"
     return (
         f'<div class="status busy"{_data_of(job)}><progress max="{total}" value="{done}" aria-label="readings"></progress>'
-        f'<span class="numbers">{done:,} of {total:,} readings · {speed:.0f} per second · {left}</span></div>'
+        f'<span class="numbers">{done:,} of {total:,} readings · {left}</span></div>'
     )
 
 

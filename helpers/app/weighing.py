@@ -78,13 +78,29 @@ class Weigher:
             found = self._witness.of(part, sources)[list(EVIDENCE)]
             yield dict(zip(part["id"], found.itertuples(index=False, name=None), strict=True))
 
+    def forget_large(self, most: int) -> None:
+        """Forget the latest target prompt if its keys and values take more than so many bytes."""
+        if self._witness and self._witness.bytes > most:
+            self._witness = None
+
     def weigh(
         self, rows: pd.DataFrame, evidence: Mapping[str, tuple[float, ...]], target_prompt: TargetPrompt
     ) -> dict[str, Weighed]:
         """Return what each reading is worth, by its id; rows are all readings of their vectors."""
-        told = pd.DataFrame([evidence[id] for id in rows["id"]], rows.index, list(EVIDENCE))
-        told = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
-        found = weigh(told, self.calibration(target_prompt))[["confidence", "mean_rank", CHOSEN_BLIND, "verdict"]]
-        return {
-            id: Weighed(*worth) for id, worth in zip(rows["id"], found.itertuples(index=False, name=None), strict=True)
-        }
+        return weighed_by(self.calibration(target_prompt), rows, evidence)
+
+
+def weighed_by(
+    calibration: Confidence | None, rows: pd.DataFrame, evidence: Mapping[str, tuple[float, ...]]
+) -> dict[str, Weighed]:
+    """Return what each reading is worth, by its id.
+
+    Args:
+        calibration: what was fitted for their model and target prompt; None if nothing was.
+        rows: all readings of their vectors.
+        evidence: id -> the numbers of `evidence.EVIDENCE`.
+    """
+    told = pd.DataFrame([evidence[id] for id in rows["id"]], rows.index, list(EVIDENCE))
+    told = rows.drop(columns=list(EVIDENCE), errors="ignore").assign(**told)
+    found = weigh(told, calibration)[["confidence", "mean_rank", CHOSEN_BLIND, "verdict"]]
+    return {id: Weighed(*worth) for id, worth in zip(rows["id"], found.itertuples(index=False, name=None), strict=True)}

@@ -260,8 +260,16 @@ def app(
     port: Annotated[int | None, _option("PORT", "The first free one from 7860 on, if left out.")] = None,
     address: Annotated[str, _option("ADDRESS", "Any but this machine's own needs SUPERSCOPES_PASSWORD.")] = "127.0.0.1",
     root_url: Annotated[str, _option("URL", "Where a proxy serves it, like https://lab.example/superscopes.")] = "",
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Read what the page opens with, keep it in data/app/, and serve nothing.")
+    ] = False,
 ) -> int:
     """Open the application: one prompt in a browser. Ctrl-C stops it."""
+    if keep:
+        from ..app.kept import command
+        from ..words.settings import DEFAULT_MODEL
+
+        return command(model or DEFAULT_MODEL, dtype, device)
     from ..app.server import serve
     from ..words.settings import DEFAULT_MODEL
 
@@ -390,9 +398,9 @@ def score(
 
 @cli.command(context_settings=PASSED_ON)
 def test(context: typer.Context) -> int:
-    """Run the tests. pytest's arguments may follow; --slow runs those that take minutes."""
+    """Run the tests, on each core. pytest's arguments may follow; --slow runs those that take minutes, -n 0 in one process."""
     os.chdir(ROOT)
-    return _become("pytest", *context.args)
+    return _become("pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", *context.args)
 
 
 @cli.command(context_settings=PASSED_ON)

@@ -41,8 +41,15 @@ class SharedPrefixCache(Cache):
         self.forget_rows()
 
     def forget_rows(self) -> None:
-        """Make room for the next rows; keep the prefix."""
+        """Make room for the next rows, as many as it was made for; keep the prefix."""
         self.suffix_tokens, self.current = 0, self.layers[-1]
+        for layer in self.layers:
+            layer.make_room(self.made_for[0])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep some of the rows: (kept,) int64, which ones; the others' room is free until `forget_rows`."""
+        for layer in self.layers:
+            layer.keep(beam_idx, self.suffix_tokens)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs
@@ -72,9 +79,24 @@ class _SharedPrefixLayer(CacheLayerMixin):
 
     def __init__(self, keys: Tensor, values: Tensor, rows: int, room: int, dtype: torch.dtype):
         self.prefix_keys, self.prefix_values = keys[0].float(), values[0].float()
-        heads = len(self.prefix_keys)
-        self.keys = keys.new_empty(room, heads, rows, keys.shape[-1], dtype=dtype)
-        self.values = values.new_empty(room, heads, rows, values.shape[-1], dtype=dtype)
+        self._room = [
+            part.new_empty(room * len(part[0]) * rows * part.shape[-1], dtype=dtype) for part in (keys, values)
+        ]
+        self._shapes = [(room, len(part[0]), -1, part.shape[-1]) for part in (keys, values)]
+        self.make_room(rows)
+
+    def make_room(self, rows: int) -> None:
+        """Lay out the room for so many rows, at most as many as it was made for."""
+        self.keys, self.values = (
+            given[: room * heads * rows * size].view(room, heads, rows, size)
+            for given, (room, heads, _, size) in zip(self._room, self._shapes, strict=True)
+        )
+
+    def keep(self, rows: Tensor, tokens: int) -> None:
+        """Keep some of the rows, with so many tokens each: they move together, so that products read them in one line."""
+        kept = [part[:tokens, :, rows] for part in (self.keys, self.values)]
+        self.make_room(len(rows))
+        self.keys[:tokens], self.values[:tokens] = kept
 
     def get_seq_length(self) -> int:
         return self.prefix_keys.shape[1]

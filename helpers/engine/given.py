@@ -14,21 +14,30 @@ from ..words.components import GIVEN
 from ..words.expressions import Expression, Mean, Sum, Term, Unit, Weight
 from ..words.plans import Plan, locate
 from ..words.vectors import FileSource, RandomLike, Vector, VectorPlan
-from .activations import CapturedPrompts
+from .activations import CapturedPrompts, ContinuedPrompts
 from .vectors import as_seed
 
 EXPRESSIONS_KEPT = 64  # (layers, width) each
 
 
-def sources_of(lm: LanguageModel, plan: Plan) -> "CapturedPrompts | GivenVectors":
+def sources_of(lm: LanguageModel, plan: Plan) -> "Sources":
     """Return what a plan's vectors are read from, by source prompt."""
-    return GivenVectors(lm, plan.vectors) if isinstance(plan, VectorPlan) else CapturedPrompts(lm, plan.prompts)
+    kind, wanted = _wanted(plan, lm)
+    return kind(lm, *wanted)
 
 
-def fits(sources: "CapturedPrompts | GivenVectors | None", lm: LanguageModel, plan: Plan) -> bool:
+def fits(sources: "Sources | None", lm: LanguageModel, plan: Plan) -> bool:
     """Tell whether sources that were opened before are a plan's."""
-    kind, wanted = (GivenVectors, plan.vectors) if isinstance(plan, VectorPlan) else (CapturedPrompts, plan.prompts)
-    return isinstance(sources, kind) and sources.is_for(lm, wanted)
+    kind, wanted = _wanted(plan, lm)
+    return isinstance(sources, kind) and sources.is_for(lm, *wanted)
+
+
+def _wanted(plan: Plan, lm: LanguageModel) -> tuple[type, tuple]:
+    if isinstance(plan, VectorPlan):
+        return GivenVectors, (plan.vectors,)
+    if plan.continue_tokens:
+        return ContinuedPrompts, (plan.prompts, plan.continue_tokens)
+    return CapturedPrompts, (plan.prompts, plan.inspected(lm))
 
 
 class GivenVectors:
@@ -74,6 +83,9 @@ class GivenVectors:
                 drawn = torch.randn(self._lm.width, generator=torch.Generator().manual_seed(seed))
                 return drawn * ((self.at(like, layer).norm() if like else 1.0) / drawn.norm())
         raise InputError("vectors", vector.name, "has no numbers")
+
+
+Sources = CapturedPrompts | ContinuedPrompts | GivenVectors
 
 
 class Given:

@@ -1,6 +1,6 @@
 """Record and patch what modules produce. A hook's life is a `with` block; no other file registers hooks."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 @contextmanager
 def record(
-    outputs: Mapping[Hashable, nn.Module], inputs: Mapping[Hashable, nn.Module] = {}
+    outputs: Mapping[Hashable, nn.Module],
+    inputs: Mapping[Hashable, nn.Module] = {},
+    keep: Callable[[Tensor], Tensor] = Tensor.clone,
 ) -> Iterator[dict[Hashable, Tensor]]:
     """Keep what modules return (and what they receive first) in each forward pass inside the `with` block.
 
     Args:
         outputs: key -> module whose output is kept.
         inputs: key -> module whose first input is kept.
+        keep: returns a copy of what is kept of a tensor; all of it, if left out.
 
     Yields:
         key -> (batch, tokens, width) tensor of the latest pass; a copy, since some families add to it in place.
@@ -25,13 +28,13 @@ def record(
 
     def keep_output(key):
         def hook(module, args, output):
-            seen[key] = _tensor_of(output).clone()
+            seen[key] = keep(_tensor_of(output))
 
         return hook
 
     def keep_input(key):
         def hook(module, args, kwargs):
-            seen[key] = (args[0] if args else kwargs["hidden_states"]).clone()
+            seen[key] = keep(args[0] if args else kwargs["hidden_states"])
 
         return hook
 

@@ -13,15 +13,16 @@ from ..words.components import INSIDE, OUTPUT, PLACES, Site
 from ..words.decoding import Contrast, Decoding
 from ..words.machine import is_out_of_memory
 from ..words.plans import Plan
-from ..words.rows import DIGITS, NO_VECTOR, STATUSES, Item, Reading
+from ..words.rows import DIGITS, NO_VECTOR, NOT_WRITTEN, STATUSES, Item, Reading
 from ..words.target import TargetPrompt
-from .activations import CapturedPrompts
+from .activations import ContinuedPrompts
 from .batches import Failures, StopAsked, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
-from .given import GivenVectors, fits, sources_of
+from .given import Sources, fits, sources_of
 from .prompt import PatchedPrompt
 from .references import References
 from .vectors import amplified_vectors, as_seed, put
+from .writing import decoded
 
 
 class Batch(NamedTuple):
@@ -50,6 +51,7 @@ def interpret(
     target_component: str = OUTPUT,
     way: str = "plain",
     amplifier: float = 1.0,
+    stop_at_item: bool = False,
 ) -> list[str]:
     """Return what the model writes when each vector replaces the target prompt's placeholder (paper §3).
 
@@ -64,6 +66,7 @@ def interpret(
         fused: compile the model's blocks first; if left out, when n is large enough to pay for it (compile.FROM_ROWS).
         target_component: where in block ℓ* a vector is put, one of `components.PLACES`.
         way, amplifier: what is put there (`components.WAYS`), but for `centred` and `guidance`; plain at 1 is the vector.
+        stop_at_item: end a text before the target prompt's `stop`, and compute no more of it.
 
     Returns:
         (n,) continuations without special tokens, cut at end-of-sequence; "" where logits were not finite, or where a
@@ -81,7 +84,8 @@ def interpret(
     if way != "plain" or amplifier != 1:
         own = [prompt.placeholder_states[target] for target in targets]
         vectors = torch.stack([put(way, amplifier, v.float().cpu(), h) for v, h in zip(vectors, own, strict=True)])
-    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding, target_component in INSIDE)
+    inside = target_component in INSIDE
+    writer = _Writer(prompt, len(vectors), batch_size, fused, decoding, inside, stop_at_item=stop_at_item)
     texts = []
     for start in range(0, len(vectors), writer.size):
         batch = slice(start, start + writer.size)
@@ -126,7 +130,7 @@ def run(
     fused: bool | None = None,
     done: Collection[str] = (),
     prompt: PatchedPrompt | None = None,
-    sources: CapturedPrompts | GivenVectors | None = None,
+    sources: Sources | None = None,
     items: list[Item] | None = None,
     references: References | None = None,
     stop: Callable[[], bool] | None = None,
@@ -144,7 +148,7 @@ def run(
             (compile.FROM_ROWS).
         done: ids of rows that were read before; a batch of nothing else is passed over.
         prompt: the plan's target prompt, if it was read before; one that was made for something else isn't used.
-        sources: the plan's captured prompts or given vectors, likewise.
+        sources: what the plan's vectors are read from, likewise.
         items: the plan's items on this model, with ids, if they were expanded before.
         references: the means of the plan's references, likewise.
         stop: asked before each token; when it says so, the batches end, without the one in hand.
@@ -185,7 +189,7 @@ class Reader:
         batch_size: int | None = None,
         fused: bool | None = None,
         prompt: PatchedPrompt | None = None,
-        sources: CapturedPrompts | GivenVectors | None = None,
+        sources: Sources | None = None,
         items: list[Item] | None = None,
         references: References | None = None,
         stop: Callable[[], bool] | None = None,
@@ -199,7 +203,8 @@ class Reader:
             references = References(lm, plan.references)
         self._prompt, self._sources, self._references = prompt, sources, references
         inside = any(place in INSIDE for place in plan.target_components)
-        self._writer = _Writer(prompt, len(self.items), batch_size, fused, plan.decoding, inside, stop)
+        asked = plan.decoding, inside, stop, plan.stop_at_item
+        self._writer = _Writer(prompt, len(self.items), batch_size, fused, *asked)
         self.size = self._writer.size
 
     @property
@@ -221,11 +226,22 @@ class Reader:
             return vectors, [item.target for item in some], [as_seed(f"{item.seed} {item.id}") for item in some]
 
         readings, parts = self._writer.write(len(items), given)
+        if isinstance(self._sources, ContinuedPrompts):
+            readings = [self._noting_token(*pair) for pair in zip(items, readings, strict=True)]
         made = {
             "parts": parts, "batch_size": self.size, "shares_prefix": prompt.shares_prefix,
             "fused": self._writer.fused, "device": prompt.lm.device.type,
         }  # fmt: skip
         return Batch(items, readings, made)
+
+    def _noting_token(self, item: Item, reading: Reading) -> Reading:
+        """Note which token the model wrote where the vector was taken, or that its text had ended."""
+        own = item.position - len(self._prompt.lm.token_ids(item.source_prompt))
+        if own < 0:
+            return reading
+        token = self._sources[item.source_prompt].tokens[item.position]
+        ended = not token and reading.message == NO_VECTOR
+        return reading._replace(written=token, message=NOT_WRITTEN if ended else reading.message)
 
 
 class _Writer:
@@ -245,8 +261,10 @@ class _Writer:
         decoding: Decoding | None,
         inside: bool = False,
         stop: Callable[[], bool] | None = None,
+        stop_at_item: bool = False,
     ):
         self._prompt, self._decoding, self._failures, self._stop = prompt, decoding, Failures(), stop
+        self._stop_at_item = stop_at_item
         each = 2 if isinstance(decoding, Contrast) else 1  # rows of the model: a contrasted row has its null beside it
         self.size = batch_size or max(1, find_size(prompt, each * rows) // each)
         pays = rows >= FROM_ROWS and prompt.lm.device.type == "cpu"  # the only device on which it was measured
@@ -271,9 +289,11 @@ class _Writer:
         def work(part: slice) -> list[Reading]:
             vectors, targets, seeds = given(part)
             fused = self.fused and len(vectors) == self.size
-            written = prompt.continue_from(vectors, targets, self._decoding, seeds, fused=fused, stop=self._stop)
-            options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-            texts = prompt.lm.tokenizer.batch_decode(written.tokens, **options)
+            written = prompt.continue_from(
+                vectors, targets, self._decoding, seeds, fused=fused, stop=self._stop, stop_at_item=self._stop_at_item
+            )
+            texts = decoded(prompt.lm, written.tokens)
+            texts = list(map(prompt.target_prompt.up_to_stop, texts)) if self._stop_at_item else texts
             rho = _rho(vectors, [prompt.placeholder_states[target] for target in targets]).tolist()
             numbers = zip(rho, written.entropy, written.log_prob, strict=True)
             return [_reading(*read) for read in zip(texts, written.finite, numbers, strict=True)]

@@ -8,8 +8,8 @@ from transformers import DynamicCache
 from .. import InputError
 from ..models.load import LanguageModel
 from ..words.target import TargetPrompt
-from .prompt import until_stop
 from .sampling import greedy
+from .writing import decoded, until_stop
 
 ROWS = 64  # texts of a batch
 
@@ -66,4 +66,4 @@ def _written(lm: LanguageModel, ids: Sequence[list[int]], max_new_tokens: int) -
         given = greedy(lm.model(given, past_key_values=cache, logits_to_keep=1).logits[:, -1])[1][:, None]
         new.append(given)
     kept = [until_stop(row, lm.stop_tokens) for row in torch.cat(new, 1).tolist()]
-    return lm.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return decoded(lm, kept)

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,24 +19,9 @@ from .batches import StopAsked, is_out_of_memory, one_line
 from .compile import compile_blocks, compiled
 from .hooks import Place, patch, record
 from .sampling import contrasted, draw, entropy_of, greedy, log_prob_of
+from .writing import Writing, Written
 
 SAME_LOGITS = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative difference that rounding explains
-
-
-class Written(NamedTuple):
-    """What a batch of rows wrote: (rows,) each.
-
-    Attributes:
-        tokens: lists of token ids, cut at end-of-sequence.
-        finite: whether the largest logits were finite.
-        entropy: of the first token's distribution, in nats.
-        log_prob: mean log-probability of the tokens, the end-of-sequence included where there is one.
-    """
-
-    tokens: list[list[int]]
-    finite: list[bool]
-    entropy: list[float]
-    log_prob: list[float]
 
 
 class PatchedPrompt:
@@ -140,8 +124,9 @@ class PatchedPrompt:
         max_new_tokens: int | None = None,
         fused: bool | None = None,
         stop: Callable[[], bool] | None = None,
+        stop_at_item: bool = False,
     ) -> Written:
-        """Write new tokens for one batch.
+        """Write new tokens for one batch. Rows that have ended leave it once half of it have.
 
         Under `Contrast`, the model runs twice as many rows: behind the patched ones stand their nulls, which no hook
         touches and which are given the tokens that the patched ones choose.
@@ -154,6 +139,7 @@ class PatchedPrompt:
             max_new_tokens: fewer than the prompt was made for, if given.
             fused: run the compiled blocks; if left out, whenever they were compiled for so many rows of the model.
             stop: asked before each token.
+            stop_at_item: end a row when its first list item is over: when it has written the prompt's separator.
 
         Raises:
             StopAsked: `stop` said so; nothing of the batch is returned.
@@ -164,35 +150,36 @@ class PatchedPrompt:
         fused = fused and not any(target.component in INSIDE for target in targets)
         drawn = isinstance(decoding, Sampling)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds] if drawn else None
-        stop_tokens = torch.tensor(sorted(self.lm.stop_tokens), dtype=torch.long, device=self.lm.device)
+        steps, separator = max_new_tokens or self.max_new_tokens, self.target_prompt.stop if stop_at_item else ""
 
-        with self._prepared(rows, fused) as cache:
+        with ExitStack() as way:
+            cache = way.enter_context(self._prepared(rows, fused))
             with self._patched(targets, vectors, rows):  # the only pass that is patched
                 logits = self._next_logits(self.tail.expand(rows, -1), cache)
-            new_tokens, finite, entropy = [], True, entropy_of(logits[: len(vectors)])
-            ended, log_prob, length = torch.zeros_like(entropy, dtype=torch.bool), 0, 0
-            for step in range(max_new_tokens or self.max_new_tokens):
+            writing, chosen = Writing(self.lm, logits[: len(vectors)], steps, separator), self.tail[:, -1]
+            for step in range(steps):
                 if stop and stop():
                     raise StopAsked
                 if step:
-                    logits = self._next_logits(new_tokens[-1].repeat(copies)[:, None], cache)
-                scores, logits = logits, logits[: len(vectors)]  # how sure it was is told by the patched rows alone
+                    logits = self._next_logits(chosen.repeat(copies)[:, None], cache)
+                scores, logits = logits, logits[: len(writing.present)]  # how sure it was is told by the patched rows alone
                 if copies > 1:
                     scores = contrasted(decoding, *scores.chunk(copies))
                 largest, chosen = greedy(scores)
                 usable = largest.isfinite()  # the largest of logits with a NaN is the NaN
                 if drawn:
                     chosen = torch.where(usable, draw(decoding, logits.float(), generators), chosen)
-                finite = finite & (usable | ended)
-                new_tokens.append(chosen)
-                log_prob = log_prob + log_prob_of(logits, chosen).where(~ended, 0)
-                length = length + ~ended
-                ended = ended | torch.isin(chosen, stop_tokens)
-                if ended.all():
+                if writing.add(chosen, usable, log_prob_of(logits, chosen)):
                     break
-        texts = torch.stack(new_tokens, 1).tolist()
-        texts = [until_stop(tokens, self.lm.stop_tokens) for tokens in texts]
-        return Written(texts, finite.tolist(), entropy.tolist(), (log_prob / length).tolist())
+                before = len(writing.present)
+                if step < steps - 1 and (stay := writing.leave()) is not None:
+                    if fused:  # compiled for whole batches
+                        way.close()
+                        way.enter_context(self._way(fused=False))
+                    chosen = chosen[stay]
+                    generators = [generators[place] for place in stay.tolist()] if drawn else None
+                    cache.reorder_cache(torch.cat([stay + before * copy for copy in range(copies)]))
+        return writing.written()
 
     @torch.inference_mode()
     def log_probs_of(
@@ -264,12 +251,18 @@ class PatchedPrompt:
     @contextmanager
     def _prepared(self, rows: int, fused: bool) -> Iterator[DynamicCache | SharedPrefixCache]:
         """Set the model up for a batch: its usual way, sharing the prefix, or compiled as well; yield the cache."""
+        with self._way(fused):
+            yield self._after_prefix(rows, self.lm.model.dtype if fused else torch.float32)
+
+    @contextmanager
+    def _way(self, fused: bool) -> Iterator[None]:
+        """Set up how the model runs."""
         with ExitStack() as way:
             if self.shares_prefix:
                 way.enter_context(shared_prefix_attention(self.lm.model))
             if fused:
                 way.enter_context(compiled(self.lm.blocks, self._forwards))
-            yield self._after_prefix(rows, self.lm.model.dtype if fused else torch.float32)
+            yield
 
     def _after_prefix(self, rows: int, dtype: torch.dtype) -> DynamicCache | SharedPrefixCache:
         """Return a cache in which this many rows have read the prefix."""
@@ -325,6 +318,13 @@ class PatchedPrompt:
         return torch.stack([state.norm() for state in states])
 
     @property
+    def bytes(self) -> int:
+        """Return the bytes that its keys and values take, those of rows included that are kept from batch to batch."""
+        layers = [*self.prefix.layers, *(self._shared.layers if self._shared else ())]
+        parts = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+        return sum(part.untyped_storage().nbytes() for part in parts if isinstance(part, Tensor))
+
+    @property
     def row_bytes(self) -> int:
         """Return the bytes that a row needs: its keys, values and float32 logits, and as much again on the way."""
         layers = [layer for layer in self.prefix.layers if getattr(layer, "keys", None) is not None]
@@ -347,9 +347,3 @@ def _difference(usual: Tensor, logits: Tensor) -> float:
     """Return the largest relative difference of (rows, vocabulary) logits in any row, apart from a common offset."""
     usual, logits = (values - values.mean(-1, keepdim=True) for values in (usual, logits))
     return ((logits - usual).norm(dim=-1) / usual.norm(dim=-1)).max().item()
-
-
-def until_stop(tokens: list[int], stop_tokens: set[int]) -> list[int]:
-    """Return the tokens before the first that ends a text."""
-    end = next((i for i, token in enumerate(tokens) if token in stop_tokens), len(tokens))
-    return tokens[:end]

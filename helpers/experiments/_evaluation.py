@@ -11,9 +11,11 @@ from ..words.prompts import read_categories, read_gold, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
+    STOP_AT_ITEM,
     Amplifiers,
     Count,
     FilePath,
+    Flag,
     Layers,
     Place,
     ReadSettings,
@@ -36,7 +38,8 @@ class EvaluationSettings(ReadSettings):
 
     prompts: FilePath = PROMPTS
     num_prompts: Count = NUM_PROMPTS
-    token: Tokens = setting(-1, "inspected token: an index (negative from the end), or its text if it occurs once")
+    token: Tokens = setting(-1, "inspected token: an index (negative from the end), its text, or a form of docs/any-vector.md")
+    continue_tokens: Count = setting(0, "how many tokens the model writes on first, which can be inspected, too")
     layers: Layers = setting("1-7", 'source layers from 0: "1-7", "1-3,9", "all", "depth:0.1,0.5"')
     amplifiers: Amplifiers
     target_layer: TargetLayers
@@ -45,6 +48,7 @@ class EvaluationSettings(ReadSettings):
     target_prompt: TargetText = setting(
         "", "a few-shot prompt that ends in its placeholder, or marks it with {braces}; empty is the paper's"
     )
+    stop_at_item: Flag = STOP_AT_ITEM
     temperature: Temperature = setting(0.0, "0 is greedy; the paper's published runs were sampled at 0.6 with top_p 0.9")
     top_p: TopP = setting(0.9, "used when sampling")
     seed: Seed = setting(0, "used when sampling")
@@ -57,7 +61,8 @@ def plans(component: str, settings: EvaluationSettings) -> list[Plan]:
             read_prompts(settings.prompts, settings.num_prompts), component, settings.layers, settings.amplifiers, settings.token,
             settings.target_layer, settings.target_prompt or None, settings.max_new_tokens,
             decoding(settings.temperature, settings.top_p), settings.seed,
-            target_component=settings.target_component, way=settings.way,
+            target_component=settings.target_component, way=settings.way, stop_at_item=settings.stop_at_item,
+            continue_tokens=settings.continue_tokens,
         )
     ]  # fmt: skip
 

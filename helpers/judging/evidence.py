@@ -60,6 +60,11 @@ class Witness:
         self.target_prompt, self._replaced = self._prompt.target_prompt, self._prompt.placeholder_states
         self._unpatched: dict[str, float] = {}  # text -> its log-probability when nothing is patched
 
+    @property
+    def bytes(self) -> int:
+        """Return the bytes that its target prompt takes."""
+        return self._prompt.bytes
+
     def of(self, rows: pd.DataFrame, sources: CapturedPrompts | None = None) -> pd.DataFrame:
         """Return the evidence of some rows.
 

@@ -133,6 +133,6 @@ def is_echo(first_item: str, prompt: str) -> bool:
     return not _words(first_item) - _words(prompt) - SMALL_WORDS
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 13)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.lower()))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from ..words.chats import plain_text
 from ..words.components import GIVEN
 from ..words.rows import DIGITS
 from ..words.target import TargetPrompt
@@ -22,8 +23,8 @@ def first_items(rows: pd.DataFrame) -> list[str]:
 
 
 def _prompts(rows: pd.DataFrame) -> list[str | None]:
-    """Return each row's source prompt, None where it is no prompt but the name of a given vector."""
-    prompts = rows["source prompt"].tolist()
+    """Return each row's source prompt, of a chat what is said in it; None where it is but the name of a given vector."""
+    prompts = [plain_text(prompt) for prompt in rows["source prompt"]]
     kinds = rows["component"].tolist() if "component" in rows else [""] * len(rows)
     return [
         None if GIVEN in kind or prompt == NOTHING.name else prompt for prompt, kind in zip(prompts, kinds, strict=True)

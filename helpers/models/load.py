@@ -29,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from .. import InputError
+from ..words.chats import in_template, messages_of
 from ..words.files import slug
 from ..words.machine import cores
 from ..words.rows import Identity
@@ -80,7 +81,9 @@ class ModelCard:
         return getattr(self.config.get_text_config(), "max_position_embeddings", 1 << 30)
 
     def token_ids(self, text: str) -> list[int]:
-        """Tokenize a plain text by the tokenizer's default: a BOS if it adds one, no chat template."""
+        """Tokenize a plain text by the tokenizer's default, a BOS if it adds one; a chat by the model's own template."""
+        if messages_of(text):
+            return self.tokenizer(in_template(text, self), add_special_tokens=False).input_ids
         return self.tokenizer(text).input_ids
 
     def pieces(self, text: str) -> list[Piece]:

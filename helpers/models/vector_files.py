@@ -4,7 +4,7 @@
 .gguf                mapped: a control vector as repeng and llama.cpp write it, `direction.N`, N the block from 0
 an SAE's folder      as SAELens writes it: cfg.json and sae_weights.safetensors; the rows of its decoder, mapped
 .pt                  with allow_pickle=true, weights alone; mapped
-.npz, .csv, .parquet read whole: .npz array by array, tables into float32
+.npz, .csv, .parquet read whole: .npz array by array, of tables the columns of lists, into float32
 """
 
 from __future__ import annotations
@@ -317,15 +317,47 @@ def _csv(path: Path) -> dict[str, list[object]]:
 
 
 def _parquet(file: VectorFile, path: Path) -> dict[str, list[object]]:
+    """Read the columns of lists of numbers, each row as an array, and the column `name`; no other is read."""
     try:
+        import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise file.refused("needs pyarrow: pip install pyarrow, or save .safetensors") from None
-    return pyarrow.parquet.read_table(path).to_pydict()
+    try:
+        schema, types = pyarrow.parquet.read_schema(path), pyarrow.types
+        lists = [
+            field.name for field in schema
+            if (types.is_list(field.type) or types.is_large_list(field.type) or types.is_fixed_size_list(field.type))
+            and (types.is_floating(field.type.value_type) or types.is_integer(field.type.value_type))
+        ]  # fmt: skip
+        named = [name for name in ("name",) if name in schema.names]
+        table = pyarrow.parquet.read_table(path, columns=[*lists, *named])
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
+    return {name: table[name].to_pylist() if name in named else _arrays(table[name]) for name in (*lists, *named)}
+
+
+def _arrays(column) -> list[np.ndarray | None]:
+    """Return the lists of an Arrow column as arrays, None of a row that has none; the numbers are not copied row by row."""
+    from pyarrow import compute
+
+    found = []
+    for chunk in column.chunks:
+        numbers = chunk.flatten().to_numpy(zero_copy_only=False)  # of rows that aren't null, one after the other
+        lengths = compute.fill_null(compute.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        missing = chunk.is_null().to_numpy(zero_copy_only=False)
+        found += [
+            None if absent else numbers[end - length : end]
+            for absent, end, length in zip(missing, ends, lengths, strict=True)
+        ]
+    return found
 
 
 def _numbers(cell: object) -> np.ndarray | None:
-    """Return a cell's list of numbers, written as JSON in a CSV; None if it is none."""
+    """Return a cell's list of numbers, written as JSON in a CSV, an array in Parquet; None if it is none."""
+    if isinstance(cell, np.ndarray):
+        return cell.astype(np.float32) if cell.size else None
     try:
         found = json.loads(cell) if isinstance(cell, str) else cell
         if not isinstance(found, list) or not found or not all(isinstance(one, int | float) for one in found):

@@ -17,6 +17,7 @@ from ..models.load import LanguageModel
 from ..words.files import in_repository, results_folder
 from ..words.methods import CHOSEN_BLIND
 from ..words.prompts import OUR_PROMPTS, read_prompts
+from ..words.rows import Identity
 from . import ledger
 from .loop import stops
 from .progress import Bar
@@ -114,8 +115,13 @@ def confidence_for(lm: LanguageModel) -> Confidence | None:
     Raises:
         InputError: as `Confidence.load`.
     """
-    known = Confidence.load(results_folder(lm.slug) / CONFIDENCE)
-    return known if known and known.model["fingerprint"] == lm.fingerprint else None
+    return confidence_of(lm.identity)
+
+
+def confidence_of(identity: Identity) -> Confidence | None:
+    """Return the same for a model that isn't loaded."""
+    known = Confidence.load(results_folder(identity.name) / CONFIDENCE)
+    return known if known and known.model["fingerprint"] == identity.fingerprint else None
 
 
 def weigh(rows: pd.DataFrame, known: Confidence | None) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import ROOT, InputError
 from ..words.files import shown, write_atomically
 from ..words.plans import METHOD_VERSION, Plan
-from ..words.rows import READING_COLUMNS, TRIED_AGAIN, Identity, Item, Reading
+from ..words.rows import MAY_LACK, READING_COLUMNS, TRIED_AGAIN, Identity, Item, Reading
 from .locks import locked
 from .stopping import Terminated, no_room
 
@@ -199,7 +199,9 @@ def _line_of(plan: int, batch: "Batch", seconds: float) -> bytes:
     rows = list(zip(batch.items, batch.readings, strict=True))
     line = {"plan": plan, "id": [item.id for item, _ in rows]}
     for name, field in LINE_COLUMNS.items():
-        values = (getattr(reading, field) for reading in batch.readings)
+        values = [getattr(reading, field) for reading in batch.readings]
+        if name in MAY_LACK and not any(values):
+            continue
         line[name] = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
     line["made"] = batch.made | {"seconds": round(seconds, 3)}
     if failed := {item.id: (reading.status, reading.message) for item, reading in rows if reading.status != "ok"}:

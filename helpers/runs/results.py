@@ -128,7 +128,7 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
     if "component" not in rows:
         rows["component"] = component
     if "id" in rows:  # ours
-        for name in set(MAY_LACK) - set(rows):
+        for name in (name for name in MAY_LACK if name not in rows):
             rows.insert(min(list(COLUMN_DTYPES).index(name), rows.shape[1]), name, pd.array([""] * len(rows), "str"))
     about = read_about(file)
     rows[FIRST_ITEM] = _first_items(rows, about)

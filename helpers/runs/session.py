@@ -12,8 +12,7 @@ from ..words.settings import ModelSettings
 from .loop import Source
 
 if TYPE_CHECKING:
-    from ..engine.activations import CapturedPrompts
-    from ..engine.given import GivenVectors
+    from ..engine.given import Sources
     from ..engine.interpret import Batch
     from ..engine.prompt import PatchedPrompt
     from ..engine.references import References
@@ -108,8 +107,13 @@ class Session:
             self._prompt = PatchedPrompt(*wanted)
         return self._prompt
 
-    def sources_for(self, plan: Plan) -> "CapturedPrompts | GivenVectors":
-        """Return the activations of a plan's prompts, or its given vectors; made again only when they are others."""
+    def forget_large(self, most: int) -> None:
+        """Forget the latest target prompt if its keys and values take more than so many bytes."""
+        if self._prompt and self._prompt.bytes > most:
+            self._prompt = None
+
+    def sources_for(self, plan: Plan) -> "Sources":
+        """Return what a plan's vectors are read from; made again only when they are others."""
         from ..engine.given import fits, sources_of
 
         if not fits(self._captured, self.lm, plan):

@@ -57,7 +57,7 @@ class Request:
             raise InputError("vectors", f"{len(self.vectors):,}", f"at most {most:,} here")
         shared = {
             "layers": asked.layers, "target_prompt": TargetPrompt.of_text(asked.target_prompt),
-            "max_new_tokens": asked.max_new_tokens,
+            "max_new_tokens": asked.max_new_tokens, "stop_at_item": asked.stop_at_item,
         }  # fmt: skip
         component = GIVEN if asked.way == "plain" else f"{asked.way}[{GIVEN}]"
         amplifiers = asked.amplifiers or WAYS[asked.way].grid or GENTLE_GRID

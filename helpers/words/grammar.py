@@ -12,6 +12,10 @@ from .. import InputError
 from .components import COMPONENTS, PLACES, parse_component
 
 MOST_AMPLIFIERS = 10_000
+SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
+RANGE = re.compile(r"(\d+)-(\d+)")  # of tokens, both ends included, as of layers
+EVERY = re.compile(r"every ([1-9]\d*)(?:st|nd|rd|th)?")
+TURN = re.compile(r"last of (?:([1-9]\d*)(?:st|nd|rd|th) )?(\w+) turn")
 LAYERS_FORM = 'expected "1-7", "1-3,9", "all", "depth:0.1,0.5", "1-7,depth:0.5", a layer from 0, or a list of them'
 
 
@@ -183,6 +187,27 @@ def check_tokens(parameter: str, values: object) -> tuple[int | str, ...]:
         if not (is_whole(token) or isinstance(token, str)) or token == "":
             raise InputError(parameter, token, "expected an index (negative from the end) or the text of a token")
     return tuple(int(token) if is_whole(token) else token for token in tokens)
+
+
+def token_slice(token: object) -> slice | None:
+    """Return the slice of tokens that a text means: "-5:", "1::3", "3-7" with both ends, or "every 10th", the 10th, 20th,
+    …; None of others.
+    """
+    text = token.strip() if isinstance(token, str) else ""
+    if every := EVERY.fullmatch(text):
+        return slice(int(every[1]) - 1, None, int(every[1]))
+    if ends := RANGE.fullmatch(text):
+        return slice(int(ends[1]), int(ends[2]) + 1)
+    found = SLICE.fullmatch(text)
+    return slice(*(int(end) if end else None for end in found.groups())) if found else None
+
+
+def token_turn(token: object) -> tuple[str, int] | None:
+    """Return the turn of a chat that a text means, as in "last of user turn" or "last of 2nd user turn": the role, and
+    the number among those of this role, 0 for the last of them; None of others.
+    """
+    found = TURN.fullmatch(token.strip()) if isinstance(token, str) else None
+    return (found[2], int(found[1] or 0)) if found else None
 
 
 def check_target_layers(parameter: str, values: object) -> tuple[int | str, ...]:

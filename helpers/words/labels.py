@@ -7,8 +7,8 @@ from typing import Annotated, NamedTuple
 from .. import InputError
 from . import grammar
 from .components import COMPONENTS, EVALUATED
-from .grammar import listed, read_number
-from .plans import Plan, make_plan, placeholders_of, slice_of
+from .grammar import listed, read_number, token_slice
+from .plans import Plan, make_plan, placeholders_of
 from .prompts import LEAST_REFERENCES, other_prompts, read_prompts
 from .settings import (
     PROMPTS,
@@ -128,7 +128,7 @@ def _check_target_layer(parameter: str, value: object) -> object:
 
 def _check_token(parameter: str, value: object) -> tuple[int | str, ...]:
     tokens = grammar.check_tokens(parameter, value)
-    if len(tokens) > 1 or slice_of(tokens[0]):
+    if len(tokens) > 1 or token_slice(tokens[0]):
         raise InputError(parameter, value, "expected a single token: an index, or its text")
     return tokens
 

@@ -1,11 +1,13 @@
 """What this machine gives to this process; in a container, what the container may use."""
 
+import ctypes
 import os
 from pathlib import Path
 
 import psutil
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+M_ARENA_MAX = -8  # of glibc's malloc.h
 CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
@@ -31,6 +33,26 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     return isinstance(error, RuntimeError) and any(sentence in str(error) for sentence in OUT_OF_MEMORY)
+
+
+def give_memory_back() -> None:
+    """Give the system the memory that was freed: glibc keeps it for later, gigabytes of it after a long prompt."""
+    _of_libc("malloc_trim", 0)
+
+
+def share_memory(arenas: int = 2) -> None:
+    """Let all threads allocate from a few pools, as MALLOC_ARENA_MAX does: each thread's own would keep what was freed."""
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        _of_libc("mallopt", M_ARENA_MAX, arenas)
+
+
+def _of_libc(name: str, *arguments: int) -> None:
+    """Call a function of the C library where it has it: glibc does, others don't."""
+    try:
+        function = getattr(ctypes.CDLL(None), name)
+    except (AttributeError, OSError, TypeError):
+        return
+    function(*arguments)
 
 
 def _folders(controller: str) -> list[Path]:

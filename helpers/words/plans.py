@@ -3,16 +3,17 @@
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .. import InputError
+from . import chats
 from .components import COMPONENTS, EVALUATED, OUTPUT, in_way, parse_component
 from .decoding import CONTRAST_VERSION, SAMPLING_VERSION, Contrast, Decoding, Sampling
 from .grammar import (
     check_amplifiers,
     check_components,
+    check_flag,
     check_layer,
     check_layers,
     check_places,
@@ -23,14 +24,14 @@ from .grammar import (
     listed,
     once,
     parse_layers,
+    token_slice,
+    token_turn,
 )
 from .prompts import LEAST_REFERENCES, OUR_PROMPTS, read_prompts
 from .rows import Identity, Item
 from .target import PAPER_TARGET_PROMPT, TargetPrompt
 
-SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
-RANGE = re.compile(r"(\d+)-(\d+)")  # both ends included, as of layers
-EVERY = re.compile(r"every ([1-9]\d*)(?:st|nd|rd|th)?")
+WRITTEN = "written"  # tokens that the model writes itself: all of them, or one, as in "written 3"
 METHOD_VERSION = 2  # part of every row's id; raised only when a result could change
 
 
@@ -50,6 +51,8 @@ class Plan:
     seed: int
     references: tuple[str, ...] = ()  # empty where no component is centred
     target_components: tuple[str, ...] = (OUTPUT,)
+    stop_at_item: bool = False
+    continue_tokens: int = 0
 
     def items(self, card, identity: Identity | None = None) -> list[Item]:
         """Expand the plan on one model: an item per interpretation, in order.
@@ -97,17 +100,26 @@ class Plan:
                     items[item] = None
         return self.with_ids(list(items), card, identity) if identity else list(items)
 
+    def inspected(self, card) -> dict[str, list[int]]:
+        """Return the positions of the tokens that are read from, by source prompt, each once, in order."""
+        target_prompt = self.target_prompt.located(card)
+        before = len(target_prompt.placeholder) - 1 if target_prompt.span else 0  # of a span, the last is named
+        found: dict[str, set[int]] = {prompt: set() for prompt in self.prompts}
+        for prompt, _, position, _ in self._sources(card, ()):
+            found[prompt] |= set(range(position - before, position + 1))
+        return {prompt: sorted(positions) for prompt, positions in found.items()}
+
     def _sources(self, card, layers: Sequence[int]) -> Iterator[tuple[str, str, int, Sequence[int]]]:
         """Yield what vectors are taken from: source prompt, token decoded alone, position, source layers."""
         for prompt in self.prompts:
-            decoded = card.decoded_tokens(prompt)
+            decoded = named_tokens(prompt, card, self.continue_tokens)
             for token in self.tokens:
-                for position in positions("token", token, prompt, card):
+                for position in positions("token", token, prompt, card, self.continue_tokens):
                     yield prompt, decoded[position], position, layers
 
     def _in_id(self, item: Item) -> object:
         """Return what stands for an item's source in its id."""
-        return item.source_prompt
+        return [item.source_prompt, "chat"] if chats.messages_of(item.source_prompt) else item.source_prompt
 
     def describe(self) -> dict:
         """Return the settings as the JSON beside a CSV tells them."""
@@ -119,10 +131,12 @@ class Plan:
             "layers": self.layers,
             "amplifiers": self.amplifiers,
             "token": self.tokens,
+            **({"continue_tokens": self.continue_tokens} if self.continue_tokens else {}),
             "target_layer": self.target_layers,
             **({} if self.target_components == (OUTPUT,) else {"target_component": self.target_components}),
             "target_prompt": target,
             "max_new_tokens": self.max_new_tokens,
+            **({"stop_at_item": True} if self.stop_at_item else {}),
             "decoding": vars(self.decoding) if self.decoding else "greedy",
             "seed": self.seed if self._is_sampled or any("random" in name for name in self.components) else None,
             **({"references": self._describe_references()} if self.references else {}),
@@ -143,8 +157,10 @@ class Plan:
         if self.max_new_tokens > room:
             raise InputError("max_new_tokens", self.max_new_tokens, f"{card.name} has room for {room} after the prompt")
         for parameter, prompt in (*self._texts(), *(("references", reference) for reference in self.references)):
-            if (length := len(card.token_ids(prompt))) > card.context_length:
-                raise InputError(parameter, prompt[:40], f"{length} tokens, {card.name} reads {card.context_length}")
+            more = self.continue_tokens if parameter == "prompts" else 0
+            if (length := len(card.token_ids(prompt)) + more) > card.context_length:
+                what = f"{length} tokens{f' ({more} of them its own)' if more else ''}"
+                raise InputError(parameter, prompt[:40], f"{what}, {card.name} reads {card.context_length}")
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """Yield what the model has to read, each with the parameter that it came from."""
@@ -156,7 +172,7 @@ class Plan:
         shared = [
             METHOD_VERSION,
             [target_prompt.text, target_prompt.placeholder, *(["span"] if target_prompt.span else [])],
-            self.max_new_tokens,
+            [self.max_new_tokens, "or up to", target_prompt.stop] if self.stop_at_item else self.max_new_tokens,
             self._decoding_in_ids(),
             [identity.fingerprint, identity.dtype, identity.attention],
         ]
@@ -195,11 +211,13 @@ def make_plan(
     references: str | Sequence[str] | None = None,
     target_component: str | Sequence[str] = OUTPUT,
     way: str = "plain",
+    stop_at_item: bool = False,
+    continue_tokens: int = 0,
 ) -> Plan:
     """Check the settings of a sweep; nothing is loaded or computed. Defaults: the paper's MLP evaluation (§4.1).
 
     Args:
-        prompts: source prompts S.
+        prompts: source prompts S; texts, or chats, each a list of {"role": …, "content": …} (`words.chats`).
         components: of "mlp_output", "hidden_state", "pre_mlp_residual", "attention_output"; "guidance",
             "mlp_sum[a-b]"; other ways to amplify one of the first four, "centred[mlp_output]", "norm[…]", "norm_add[…]", "add[…]",
             "fixed_norm[…]";
@@ -211,7 +229,8 @@ def make_plan(
             Numbers, or a text: "1, 1.3, 1.5", "1:15:0.5" (from 1 to 15 in steps of 0.5).
         token: the inspected token: index (negative from the end), the text of a token that occurs once, or several: a
             slice as Python writes it, "-5:" for the last five, "1::3" for every third but the first; "3-7" with both
-            ends; "every 10th".
+            ends; "every 10th"; of a chat, "last of user turn", "last of 2nd assistant turn", the last token of what is
+            said there; and "written", the tokens that the model writes itself, or "written 3".
         target_layer: the patched block ℓ*: a number, or "same" for ℓ* = ℓ.
         target_prompt: T, or its text, with braces around its placeholder if that isn't the last token; the paper's if
             left out.
@@ -222,11 +241,15 @@ def make_plan(
             least ten others. The suite's prompts if left out.
         target_component: where in block ℓ* it is patched: one of PLACES, or several.
         way: how the components are amplified, one of WAYS; way="norm" of "mlp_output" is "norm[mlp_output]".
+        stop_at_item: end a reading before the target prompt's `stop`, when its first list item is over; faster, but the
+            paper scores all tokens.
+        continue_tokens: how many tokens the model writes on after each prompt, greedily; they are tokens like those of
+            the prompt, and captured while they are written. Those after the end of its text have no vector.
 
     Raises:
         InputError: names the parameter, what was given and what is allowed.
     """
-    prompts = once("prompts", prompts)
+    prompts = once("prompts", chats.as_prompts(prompts))
     for number, prompt in enumerate(prompts):
         check_text(f"prompts[{number}]", prompt)
     if not isinstance(target_prompt, TargetPrompt):
@@ -256,6 +279,8 @@ def make_plan(
         check_whole("seed", seed, 0, 2**32 - 1),
         _check_references(references, components, prompts),
         places,
+        check_flag("stop_at_item", stop_at_item),
+        check_whole("continue_tokens", continue_tokens),
     )
 
 
@@ -296,28 +321,23 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
         "target_layer": [EVALUATED[component]] if component in EVALUATED else None,
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
+        "stop_at_item": False,
         "target_prompt": PAPER_TARGET_PROMPT,
     }
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
+    given = {"stop_at_item": False}  # a description names it where it is true
+    given |= {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
     given["target_prompt"] = given["target_prompt"]["text"]
     for name, value in wanted.items():
         if given[name] != value:
             raise InputError(name, given[name], f"what {component} is compared with was read with {value!r}")
 
 
-def slice_of(token: int | str) -> slice | None:
-    """Return the slice of tokens that a setting means, written "-5:", "3-7" or "every 10th"; None for a single token."""
-    text = token.strip() if isinstance(token, str) else ""
-    if found := SLICE.fullmatch(text):
-        return slice(*(int(end) if end else None for end in found.groups()))
-    if found := RANGE.fullmatch(text):
-        return slice(int(found[1]), int(found[2]) + 1)
-    if found := EVERY.fullmatch(text):
-        return slice(int(found[1]) - 1, None, int(found[1]))
-    return None
+def named_tokens(text: str, card, continue_tokens: int = 0) -> list[str]:
+    """Return a text's tokens, each decoded alone, and the names of those that the model writes on, "written 1", …"""
+    return card.decoded_tokens(text) + [f"{WRITTEN} {number}" for number in range(1, continue_tokens + 1)]
 
 
-def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
+def positions(parameter: str, token: int | str, text: str, card, continue_tokens: int = 0) -> list[int]:
     """Return the positions of the tokens that a setting means: one, or those of a slice.
 
     What is written like a slice but stands in the text as a token means that token.
@@ -325,11 +345,13 @@ def positions(parameter: str, token: int | str, text: str, card) -> list[int]:
     Raises:
         InputError: as `locate`; a slice without tokens.
     """
-    wanted = slice_of(token)
-    decoded = [one.strip() for one in card.decoded_tokens(text)] if wanted else []
-    if not wanted or token.strip() in decoded:
-        return [locate(parameter, token, text, card)]
-    if places := list(range(len(decoded)))[wanted]:
+    several = token_slice(token)
+    if token == WRITTEN and continue_tokens:
+        several = slice(-continue_tokens, None)
+    decoded = [one.strip() for one in named_tokens(text, card, continue_tokens)] if several else []
+    if not several or token.strip() in decoded:
+        return [locate(parameter, token, text, card, continue_tokens)]
+    if places := list(range(len(decoded)))[several]:
         return places
     raise InputError(parameter, token, f"no tokens there; {text!r} has {len(decoded)}")
 
@@ -346,13 +368,15 @@ def placeholders_of(target_prompt: TargetPrompt, card) -> tuple[int, ...]:
     return (locate("placeholder", placeholder, target_prompt.text, card),)
 
 
-def locate(parameter: str, token: int | str, text: str, card) -> int:
+def locate(parameter: str, token: int | str, text: str, card, continue_tokens: int = 0) -> int:
     """Return the absolute position of a token in a text, from 0, counting every token that the model sees.
 
     Raises:
         InputError: not there, or more than once; the message lists the tokens with their positions.
     """
-    decoded = card.decoded_tokens(text)
+    if token_turn(token):
+        return chats.turn_end(parameter, token, text, card)
+    decoded = named_tokens(text, card, continue_tokens)
     if isinstance(token, str):
         found = [i for i, one in enumerate(decoded) if one == token] or [
             i for i, one in enumerate(decoded) if one.strip() == token.strip()

@@ -1,10 +1,11 @@
-"""The prompt files: CSVs with a column `prompt`, and `gold` and `category` where they are known."""
+"""The prompt files: CSVs with a column `prompt`, and `gold` and `category` where they are known; or files of chats."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from .. import InputError
+from . import chats
 from .files import in_repository
 from .grammar import is_whole
 
@@ -15,7 +16,8 @@ LEAST_REFERENCES = 10  # other prompts, where something is compared with them
 def read_prompts(
     path: str | Path, num_prompts: int = 0, parameter: str = "prompts", column: str = "prompt"
 ) -> list[str]:
-    """Read source prompts from a column of a CSV: the first `num_prompts`, or all (0).
+    """Read source prompts from a column of a CSV, or the chats of a file (`words.chats`): the first `num_prompts`, or
+    all (0).
 
     Args:
         parameter: that names the file, for errors.
@@ -71,6 +73,8 @@ def _read_beside(path: str | Path, column: str, num_prompts: int = 0) -> dict[st
 
 def _read_columns(path: str | Path, parameter: str = "prompts", column: str = "prompt") -> dict[str, list[str]]:
     file = in_repository(path)
+    if file.suffix.lower() in chats.SUFFIXES:
+        return {column: chats.read_chats(path, parameter)}
     if not file.is_file():
         raise InputError(parameter, str(path), f"no such file; expected a CSV with a column {column!r}")
     try:

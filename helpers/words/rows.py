@@ -68,6 +68,7 @@ class Reading(NamedTuple):
         entropy: of the first token's distribution, in nats.
         log_prob: of the written tokens, the mean over them, the end-of-sequence included where there is one.
         status, message: see STATUSES.
+        written: the inspected token, decoded alone, if the model wrote it itself.
     """
 
     result: str
@@ -76,6 +77,7 @@ class Reading(NamedTuple):
     log_prob: float = math.nan
     status: str = "ok"
     message: str = ""
+    written: str = ""
 
 
 STATUSES = {  # status -> its message, where it is always the same
@@ -85,6 +87,7 @@ STATUSES = {  # status -> its message, where it is always the same
     "error": "",
 }
 NO_VECTOR = "the vector is not a number: one of length zero has no direction to scale"  # nonfinite as well
+NOT_WRITTEN = "the model ended its text before this token"  # so is this
 TRIED_AGAIN = ("error", "oom")  # a resumed run reads these rows once more: what failed may have passed
 
 
@@ -114,6 +117,7 @@ SCHEMA = (
     Column("result", "result", "text", 0, "what the model wrote, cut at end-of-sequence"),
     Column("component", "component", "text", 0, "which vector was read"),
     Column("position", "position", "int", 0, "of the token, from 0, counting every token that the model saw"),
+    Column("written", "written", "text", 0, "the token at this position, if the model wrote it itself"),
     Column("target layer", "target_layer", "int", 0, "ℓ*, the patched block"),
     Column("target component", "target_component", "text", 0, "where in ℓ* it was patched; empty: the block's output"),
     Column("target prompt", "target_prompt", "text", 0, "a short name; the JSON has its text"),
@@ -140,7 +144,7 @@ LATER = (  # columns that only some tables have, behind the others; a row's id k
 )
 ROW_COLUMNS = tuple(column.name for column in SCHEMA)
 WEIGHED_COLUMNS = tuple(column.name for column in WEIGHED)
-MAY_LACK = ("target component",)  # files are without them where all their rows would be empty
+MAY_LACK = ("written", "target component")  # files are without them where all their rows would be empty
 PAPER_COLUMNS = ROW_COLUMNS[:5]  # the paper's, under its names and in its order
 ITEM_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Item._fields}
 READING_COLUMNS = {column.name: column.field for column in SCHEMA if column.field in Reading._fields}

@@ -284,6 +284,7 @@ class ReadSettings(ModelSettings):
 
 PROMPTS = setting("data/prompts.csv", "a CSV with the columns `prompt`, `gold` and `category`, relative to the repository")
 NUM_PROMPTS = setting(0, "only the first so many; 0 is all")
+STOP_AT_ITEM = setting(False, "end a reading when its first list item is over: faster; the paper scores all tokens")
 THRESHOLD = setting(0.3, "a reading above this similarity counts as a success")
 RESULTS = setting((), "the two evaluations' CSVs, relative to the repository; empty is those in out_dir")
 

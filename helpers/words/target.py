@@ -115,7 +115,11 @@ class TargetPrompt:
 
     def first_item(self, continuation: str) -> str:
         """Return the continuation up to `stop`, without a leading colon and space."""
-        return continuation.split(self.stop, 1)[0].lstrip().removeprefix(":").lstrip()
+        return self.up_to_stop(continuation).lstrip().removeprefix(":").lstrip()
+
+    def up_to_stop(self, continuation: str) -> str:
+        """Return the continuation up to `stop`."""
+        return continuation.split(self.stop, 1)[0]
 
 
 NAMED = {  # target prompts by name

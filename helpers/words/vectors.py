@@ -23,8 +23,10 @@ from .labels import check_component
 from .plans import Plan, locate, make_plan
 from .rows import Item
 from .settings import (
+    STOP_AT_ITEM,
     Count,
     FilePath,
+    Flag,
     Form,
     Layers,
     MaybeAmplifiers,
@@ -287,6 +289,7 @@ class VectorSettings(ReadSettings):
     amplifiers: MaybeAmplifiers = setting((), "ρ, c or α; empty is a grid that fits the way")
     target_layer: TargetLayers = setting((0,), "the patched layers: numbers, or same")
     target_prompt: TargetText = setting("", "the prompt that asks for a description; {braces} mark its placeholder")
+    stop_at_item: Flag = STOP_AT_ITEM
     random: Count = setting(20, "random directions that are read beside them; 0 is none")
     seed: Seed = setting(0, "of the random directions")
     name: String = setting("", "of the CSV; empty is made from the vectors")

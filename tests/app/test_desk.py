@@ -34,7 +34,7 @@ def desk(tiny_folder, no_runs):
 
 @pytest.fixture(scope="module")
 def usual(tiny_folder):
-    return usual_settings(tiny_folder)
+    return usual_settings(tiny_folder).replace(max_new_tokens=4)
 
 
 def test_a_wrong_setting_is_refused_and_breaks_nothing(desk, usual):
@@ -76,7 +76,7 @@ def test_the_python_lines_give_the_same_rows(desk, usual):
 
 def test_what_a_run_has_read_is_not_read_again(tiny_folder, usual, tmp_path, request):
     """A notebook's run, stopped or not, leaves its rows for the page."""
-    plan = make_plan(PROMPT, "hidden_state", layers="0-1", amplifiers=(1, 3, 9))
+    plan = make_plan(PROMPT, "hidden_state", layers="0-1", amplifiers=(1, 3, 9), max_new_tokens=4)
     settings = ReadSettings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)})
     rows = Readings(settings).of("hidden_state.csv", [plan])
     desk = Desk(str(tiny_folder)).open()
@@ -94,12 +94,12 @@ def test_a_longer_request_reads_only_what_is_new(desk, usual, tiny):
     longer = served(desk, Panel.rest_of(first))
     assert (longer.known, longer.read, len(longer.readings)) == (81, 162 - 48, 162)  # the first batch was all known
     components = ("pre_mlp_residual", "mlp_output", "hidden_state")
-    whole = sweep(tiny, PROMPT, components, "all", (1.5, 4, 8), token=[*range(6)])
+    whole = sweep(tiny, PROMPT, components, "all", (1.5, 4, 8), token=[*range(6)], max_new_tokens=4)
     pd.testing.assert_frame_equal(as_read(longer.rows), whole)
 
 
 def test_stop_keeps_what_was_read_and_the_next_request_goes_on(desk, usual, tiny):
-    settings = usual.replace(amplifiers="1:30:0.5")
+    settings = usual.replace(amplifiers="1:15:0.5")
     job = desk.submit(settings)
     while not job.read and not job.is_over:
         time.sleep(0.005)
@@ -180,7 +180,7 @@ def test_a_visitor_has_a_share_of_the_queue(desk, usual, held):
 
 
 def test_a_small_request_is_done_while_a_large_one_before_it_is_read(desk, usual, tiny):
-    large = desk.submit(usual.replace(amplifiers="1:60:0.25"))
+    large = desk.submit(usual.replace(amplifiers="1:25:0.25"))
     while not large.readings:
         time.sleep(0.005)
     small = over(desk, desk.submit(usual.replace(amplifiers="77", prompt="Kill Bill")))
@@ -206,6 +206,7 @@ def test_long_readings_are_limited_by_their_tokens(desk, usual, monkeypatch):
         desk.submit(usual.replace(max_new_tokens=30, amplifiers="1:60:0.5"))
 
 
+@pytest.mark.slow
 def test_only_the_last_model_stays_in_memory(tiny_folder, usual):
     desk = Desk(str(tiny_folder)).open()
     try:
@@ -271,11 +272,12 @@ def test_the_blind_reading_is_the_one_of_python(desk, usual, tiny):
     assert made["chosen"]["id"].tolist() == chosen["id"].tolist()
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_python_where_something_was_fitted(usual, lm):
     desk = Desk(DEFAULT_MODEL).open()
     asked = usual.replace(
-        model=DEFAULT_MODEL, components=("mlp_output", "hidden_state", "attention_output"), layers="2,5",
-        amplifiers="1, 2", target_layer="0",
+        model=DEFAULT_MODEL, components=("mlp_output", "hidden_state", "attention_output"), layers="5",
+        amplifiers="1, 2", target_layer="0", max_new_tokens=10,
     )  # fmt: skip
     try:
         job = served(desk, asked)

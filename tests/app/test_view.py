@@ -64,6 +64,13 @@ def test_text_is_never_markup(desk, job):
     assert "&lt;script&gt;" in pages[-1]
 
 
+def test_the_speed_is_shown_when_it_is_known(desk, job):
+    reading = replace(job, state="reading", started=1.0, read=0, seconds=0.0)
+    assert f"of {len(job.items)} readings · estimating" in view.status(desk, reading)
+    assert " · 4 per second · 0 s left" in view.status(desk, replace(reading, read=8, seconds=2.0))
+    assert " · 0.2 per second · 0 s left" in view.status(desk, replace(reading, read=1, seconds=5.0))
+
+
 def test_a_failed_reading_says_why(desk, job):
     bad = with_readings(job, np.nan, status="nonfinite", message="<b>too</b> large")
     assert all("&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5, choice) for choice in CHOICES)

@@ -83,18 +83,24 @@ def test_models_lists_the_catalogue(capfd):
     assert all(alias in page for alias in CATALOGUE)
 
 
-def completed(line: str) -> list[str]:
-    """Ask as bash does what may follow a line."""
-    words = line.split(" ")
-    env = os.environ | {
-        "_SUPERSCOPES_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)
-    }  # fmt: skip
+def asked_of(line: str) -> dict[str, str]:
+    """Return what bash sets to ask what may follow a line."""
+    count = str(len(line.split(" ")) - 1)
+    return {"_SUPERSCOPES_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": count}
+
+
+def test_the_shell_completes_what_is_typed(monkeypatch, capfd):
+    env = os.environ | asked_of("superscopes ")
     done = subprocess.run([sys.executable, "-m", "helpers.cli"], env=env, cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.split()
+    assert set(done.stdout.split()) >= set(COMMANDS)
 
+    def completed(line: str) -> list[str]:
+        for name, value in asked_of(line).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(SystemExit):
+            main([])
+        return capfd.readouterr().out.split()
 
-def test_the_shell_completes_what_is_typed():
-    assert set(completed("superscopes ")) >= set(COMMANDS)
     assert completed("superscopes --only st") == [name for name in EXPERIMENTS if name.startswith("st")]
     assert completed("superscopes --model gem") == ["gemma-3-270m"]
     assert "--quick" in completed("superscopes --qu")
@@ -103,29 +109,28 @@ def test_the_shell_completes_what_is_typed():
     assert completed("superscopes label --component hid") == ["hidden_state"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["help"], 0),
-        (["help", "reproduce"], 0),
-        (["status"], 0),
-        (["models"], 0),
-        (["modle=x"], 2),
-        (["label", "Titanic", "film"], 2),
-        (["label", "Titanic", "film, ship", "layers=x"], 2),
-        (["--all", "layers=x"], 2),
-        (["--only", "layer_success_plots", "out_dir=runs/nowhere"], 2),
-    ],
-)
-def test_the_ground_floor_is_light(arguments, code):
-    """Nothing heavy is imported, so that an answer takes half a second."""
+LIGHT = [  # commands and their exit codes
+    (["help"], 0),
+    (["help", "reproduce"], 0),
+    (["status"], 0),
+    (["models"], 0),
+    (["modle=x"], 2),
+    (["label", "Titanic", "film"], 2),
+    (["label", "Titanic", "film, ship", "layers=x"], 2),
+    (["--all", "layers=x"], 2),
+    (["--only", "layer_success_plots", "out_dir=runs/nowhere"], 2),
+]
+
+
+def test_the_ground_floor_is_light():
+    """Nothing heavy is imported, so that an answer takes half a second: one after another in a fresh process."""
     script = f"""
 import sys
 from helpers.cli import main
-code = main({arguments!r})
-print("heavy:", *sorted(set({HEAVY!r}) & sys.modules.keys()))
-sys.exit(code)
+for arguments, code in {LIGHT!r}:
+    ended = main(arguments)
+    print("ended:", ended == code, *sorted(set({HEAVY!r}) & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert done.stdout.splitlines()[-1] == "heavy:"
+    told = [line for line in done.stdout.splitlines() if line.startswith("ended:")]
+    assert told == ["ended: True"] * len(LIGHT), done.stderr

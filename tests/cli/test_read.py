@@ -53,7 +53,7 @@ def test_what_is_believed_is_what_the_formulas_say(rows):
     judge = Judge()
 
     def cosine(a, b):
-        return float(judge.embed([a])[0] @ judge.embed([b])[0])
+        return float(np.prod(judge.embedded([a, b]), axis=0).sum())
 
     def best(of):
         """Return (first item, contrast) of the reading that agrees most with the vector's others."""

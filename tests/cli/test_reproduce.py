@@ -198,7 +198,7 @@ def test_a_stopped_command_changes_nothing_and_continues(tmp_path, capfd):
     """Stopped while it reads, killed, begun anew beside it: what was read is kept, and the printed command continues."""
     arguments, run = started(tmp_path)
     run.send_signal(signal.SIGINT)
-    _, rest = run.communicate(timeout=60)
+    _, rest = run.communicate(timeout=300)
     assert run.returncode == 130, rest
     assert "Stopping after" in rest and "rows are kept in runs/work/" in rest
     assert shlex.split(rest.strip().splitlines()[-1]) == ["./runme.sh", "reproduce", *arguments]
@@ -213,7 +213,7 @@ def test_a_stopped_command_changes_nothing_and_continues(tmp_path, capfd):
     again = subprocess.run(command(*other), cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2 and f"is in use by process {run.pid} on" in again.stderr
     run.send_signal(signal.SIGTERM)
-    _, rest = run.communicate(timeout=60)
+    _, rest = run.communicate(timeout=300)
     assert run.returncode == 143
     again = shlex.split(rest.strip().splitlines()[-1])
     assert again[:2] == ["./runme.sh", "reproduce"] and "--new" not in again
@@ -241,7 +241,7 @@ def stopped_in_notebook(arguments: list[str], number: str, signum: int, to_kerne
     while not (found := kernels(run)):
         assert run.poll() is None
     max(found, key=lambda kernel: kernel.create_time()).send_signal(signum) if to_kernel else run.send_signal(signum)
-    _, said = run.communicate(timeout=120)
+    _, said = run.communicate(timeout=300)
     return run.returncode, said
 
 

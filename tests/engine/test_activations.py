@@ -1,13 +1,20 @@
 """What is captured is what the names say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import count_hooks
+from reading import read
 
 from helpers import InputError
+from helpers.engine import activations
 from helpers.engine.activations import CapturedPrompts, capture, capture_batch
+from helpers.engine.given import fits, sources_of
 from helpers.engine.hooks import record
+from helpers.words.plans import make_plan
 from helpers.words.prompts import read_prompts
+from helpers.words.target import TargetPrompt
 
 
 @pytest.mark.parametrize("model", ["lm", "tiny"])
@@ -29,6 +36,31 @@ def test_pre_mlp_residual_is_the_papers_formula(lm):
     difference = activations["hidden_state"] - activations["mlp_output"]
     assert (activations["pre_mlp_residual"] == difference).all()
     assert difference.shape == (lm.num_layers, len(activations.tokens), lm.width)
+
+
+def test_of_a_long_prompt_only_the_inspected_tokens_are_kept(tiny, monkeypatch):
+    """Their vectors are the same, bit for bit, and so are the rows, in every component and over spans of tokens."""
+    prompts = ["Diana, Princess of Wales", "Titanic"]
+    span = TargetPrompt("Oslo: Capital of x y", ("x", "y"), span=True)
+    grids = [
+        {"components": ["mlp_output", "pre_mlp_residual", "guidance", "mlp_sum[0-1]", "norm[attention_output]", "random[mlp_output]"]},
+        {"components": ["hidden_state"], "target_prompt": span, "token": [1, "2:4"]},
+    ]
+    plans = [make_plan(prompts, layers="0-2", **{"token": ["1::2", -1]} | grid, max_new_tokens=2) for grid in grids]
+    plans[1] = replace(plans[1], prompts=tuple(prompts[:1]))
+    monkeypatch.setattr(activations, "TOKENS_PER_PASS", 4)  # so that a prompt of five is a long one
+    with monkeypatch.context() as patch:
+        patch.setattr(CapturedPrompts, "_kept_of", lambda *_: None)
+        whole = [read(tiny, plan) for plan in plans]
+    assert [read(tiny, plan) for plan in plans] == whole
+
+    kept = sources_of(tiny, plans[0])
+    states = kept[prompts[0]].hidden_state
+    assert states.shape[1] == len(plans[0].inspected(tiny)[prompts[0]]) < len(tiny.token_ids(prompts[0]))
+    assert states.untyped_storage().nbytes() == states.numel() * states.element_size(), "the others are not held"
+    assert kept[prompts[1]].hidden_state.shape[1] == len(tiny.token_ids(prompts[1])), "a short one is kept whole"
+    assert fits(kept, tiny, plans[0]) and fits(kept, tiny, replace(plans[0], tokens=(1,)))
+    assert not fits(kept, tiny, replace(plans[0], tokens=(0,))), "another token is not there"
 
 
 def test_last_hidden_state_is_before_the_final_norm(lm):

@@ -10,7 +10,6 @@ from transformers import AttentionInterface
 from helpers import InputError
 from helpers.engine import attention
 from helpers.engine.attention import shared_prefix_attention
-from helpers.engine.compile import compile_blocks
 from helpers.engine.interpret import Reader, interpret
 from helpers.engine.prompt import PatchedPrompt, Written
 from helpers.models.load import LanguageModel
@@ -39,40 +38,40 @@ def assert_same(written: Written, expected: Written):
 
 
 def test_both_kinds_of_attention_write_the_same(lm):
-    vectors, targets = draw_sites(lm, rows=8)
-    shared, usual = PatchedPrompt(lm, TargetPrompt(), 10), PatchedPrompt(lm, TargetPrompt(), 10)
+    vectors, targets = draw_sites(lm, rows=4)
+    shared, usual = PatchedPrompt(lm, TargetPrompt(), 6), PatchedPrompt(lm, TargetPrompt(), 6)
     assert shared.shares_prefix
     usual.shares_prefix = False
     for decoding in (None, Sampling(0.6, 0.9)):
-        written, expected = (prompt.continue_from(vectors, targets, decoding, range(8)) for prompt in (shared, usual))
+        written, expected = (prompt.continue_from(vectors, targets, decoding, range(4)) for prompt in (shared, usual))
         assert_same(written, expected)
 
 
-def test_a_single_new_token_is_enough(lm):
-    prompt = PatchedPrompt(lm, TargetPrompt(), 1)
+def test_a_single_new_token_is_enough(tiny):
+    prompt = PatchedPrompt(tiny, TargetPrompt(), 1)
     assert prompt.shares_prefix
-    vectors, targets = draw_sites(lm, rows=3)
-    longer = PatchedPrompt(lm, TargetPrompt(), 4).continue_from(vectors, targets).tokens
+    vectors, targets = draw_sites(tiny, rows=3)
+    longer = PatchedPrompt(tiny, TargetPrompt(), 4).continue_from(vectors, targets).tokens
     assert prompt.continue_from(vectors, targets).tokens == [tokens[:1] for tokens in longer]
 
 
-def test_a_batch_leaves_no_trace_in_the_next(lm):
-    prompt = PatchedPrompt(lm, TargetPrompt(), 5)
-    vectors, targets = draw_sites(lm, rows=6)
+def test_a_batch_leaves_no_trace_in_the_next(tiny):
+    prompt = PatchedPrompt(tiny, TargetPrompt(), 5)
+    vectors, targets = draw_sites(tiny, rows=6)
     first = prompt.continue_from(vectors, targets)
     prompt.continue_from(-7 * vectors, targets)
     assert prompt.continue_from(vectors, targets) == first
     assert prompt.continue_from(vectors[:2], targets[:2]).tokens == first.tokens[:2]
 
 
-def test_the_model_is_as_it_was(lm):
-    usual = lm.attention
-    with pytest.raises(ZeroDivisionError), shared_prefix_attention(lm.model):
-        assert lm.attention != usual
+def test_the_model_is_as_it_was(tiny):
+    usual = tiny.attention
+    with pytest.raises(ZeroDivisionError), shared_prefix_attention(tiny.model):
+        assert tiny.attention != usual
         1 / 0  # noqa: B018
-    assert lm.attention == usual
-    PatchedPrompt(lm, TargetPrompt(), 2)
-    assert lm.attention == usual
+    assert tiny.attention == usual
+    PatchedPrompt(tiny, TargetPrompt(), 2)
+    assert tiny.attention == usual
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -87,16 +86,6 @@ def test_in_lower_precision_attention_still_shares(lm, dtype):
     assert all(written.finite) and sum(a[0] == b[0] for a, b in zip(written.tokens, usual, strict=True)) >= 6
 
 
-@pytest.fixture
-def compiler():
-    """Skip where torch can't compile: without a C++ compiler, or in a folder with a space in its path."""
-    try:
-        compile_blocks([])
-        torch.compile(lambda x: x.sin() + 1)(torch.zeros(40))
-    except Exception as error:
-        pytest.skip(f"torch can't compile here: {str(error)[:100]}")
-
-
 @pytest.mark.slow
 def test_compiled_blocks_write_the_same(lm, compiler):
     """In float32, for batches of the compiled size and a last batch that is smaller; the model is left as it was."""
@@ -106,6 +95,7 @@ def test_compiled_blocks_write_the_same(lm, compiler):
     assert not any("forward" in block.__dict__ for block in lm.blocks) and lm.attention == "sdpa"
 
 
+@pytest.mark.slow
 def test_plans_that_share_a_prompt_are_each_compiled_or_not(tiny, compiler):
     plan = make_plan(["Titanic", "Star Wars"], layers="0-2", amplifiers=[1, 2], max_new_tokens=3)
     prompt = PatchedPrompt(tiny, plan.target_prompt, plan.max_new_tokens)
@@ -134,7 +124,7 @@ def test_a_model_that_cannot_be_compiled_is_run_as_it_is(tiny, monkeypatch, when
 
 
 @pytest.mark.parametrize("broken", ["other logits", "an error", "no memory"])
-def test_a_way_that_is_not_right_is_not_taken(lm, monkeypatch, broken):
+def test_a_way_that_is_not_right_is_not_taken(tiny, monkeypatch, broken):
     """The trial sees a wrong result; running out of memory doesn't count as one."""
     usual = attention.attend
 
@@ -149,8 +139,8 @@ def test_a_way_that_is_not_right_is_not_taken(lm, monkeypatch, broken):
     monkeypatch.setitem(AttentionInterface._global_mapping, attention.NAME, attend)
     if broken == "no memory":
         with pytest.raises(torch.OutOfMemoryError):
-            PatchedPrompt(lm, TargetPrompt(), 4)
+            PatchedPrompt(tiny, TargetPrompt(), 4)
     else:
-        prompt = PatchedPrompt(lm, TargetPrompt(), 4)
+        prompt = PatchedPrompt(tiny, TargetPrompt(), 4)
         assert not prompt.shares_prefix and prompt.why_not
-    assert lm.attention == "sdpa"
+    assert tiny.attention == "sdpa"

@@ -78,6 +78,7 @@ def test_expressions_are_read_as_plainly_one_by_one(tiny):
         assert result == expected(tiny, "plain", vector, factor, target)
 
 
+@pytest.mark.slow
 def test_a_model_with_real_weights_reads_an_expression_as_plainly(lm):
     plan = make_vector_plan(of_expressions('"King" - "Man" + "Woman"'), "vector", "3,9", (1, 2), max_new_tokens=5)
     for (_, layer, target, factor, _), result in read(lm, plan).items():

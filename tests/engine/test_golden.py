@@ -1,6 +1,7 @@
 """METHOD_VERSION guards the results: these rows of the real model may change only together with it."""
 
 import pandas as pd
+import pytest
 
 from helpers import ROOT
 from helpers.runs.results import read_results, save_results
@@ -12,11 +13,14 @@ from helpers.words.rows import DIGITS, ROW_COLUMNS
 GOLDEN = ROOT / "tests" / "golden.csv"
 
 
-def golden_rows(lm) -> pd.DataFrame:
+PROMPTS = ["Diana, Princess of Wales", "Alexander the Great", "Titanic"]
+
+
+def golden_rows(lm, prompts=PROMPTS) -> pd.DataFrame:
     """Read every component into both kinds of target layer, in float32."""
     return sweep(
         lm,
-        ["Diana, Princess of Wales", "Alexander the Great", "Titanic"],
+        prompts,
         components=COMPONENTS,
         layers=[1, 7],
         amplifiers=[1, 1.5, 9],
@@ -24,8 +28,11 @@ def golden_rows(lm) -> pd.DataFrame:
     )
 
 
-def test_golden_rows(lm):
-    expected, rows = read_results(GOLDEN), golden_rows(lm)
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], pytest.param(PROMPTS, marks=pytest.mark.slow)], ids=["a prompt", "all"])
+def test_golden_rows(lm, prompts):
+    expected, rows = read_results(GOLDEN), golden_rows(lm, prompts)
+    expected = expected[expected["source prompt"].isin(prompts)].reset_index(drop=True)
+    assert len(expected) == len(rows) == 48 * len(prompts)
     how = "a new version of the method: make its golden rows with `python -m tests.engine.test_golden`"
     assert METHOD_VERSION == 2, how
     for column in ROW_COLUMNS:

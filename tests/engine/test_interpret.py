@@ -50,7 +50,7 @@ def assert_engine_equals_plain_way(lm, draws):
 
 
 def test_engine_equals_plain_way_sample(lm):
-    assert_engine_equals_plain_way(lm, draw(lm, 12, seed=1))
+    assert_engine_equals_plain_way(lm, draw(lm, 4, seed=1))
 
 
 @pytest.mark.slow
@@ -58,43 +58,44 @@ def test_engine_equals_plain_way_200_draws(lm):
     assert_engine_equals_plain_way(lm, draw(lm, 200, seed=2))
 
 
-def test_a_plan_equals_plain_way(lm):
-    for item, reading in read(lm, ["Titanic", "Diana, Princess of Wales"], layers=[2, 5], amplifiers=[1, 6]):
-        vector = plain_vector(lm.model, lm.tokenizer, item.source_prompt, "mlp_output", item.layer, item.position)
+def test_a_plan_equals_plain_way(tiny):
+    for item, reading in read(tiny, ["Titanic", "Diana, Princess of Wales"], layers=[0, 2], amplifiers=[1, 6]):
+        vector = plain_vector(tiny.model, tiny.tokenizer, item.source_prompt, "mlp_output", item.layer, item.position)
         amplified = vector if item.amplifier == 1 else item.amplifier * vector  # 1 is plain Patchscopes
-        text = plain_interpret(lm.model, lm.tokenizer, amplified, item.target_layer, PAPER_TARGET_PROMPT)
+        text = plain_interpret(tiny.model, tiny.tokenizer, amplified, item.target_layer, PAPER_TARGET_PROMPT)
         assert reading.result == text
         assert item.target_layer == item.layer and reading.status == "ok"
 
 
 @pytest.mark.parametrize("placeholder", [" actor", 0, -1])
-def test_placeholder_anywhere_equals_plain_way(lm, placeholder):
+def test_placeholder_anywhere_equals_plain_way(tiny, placeholder):
     text = "Leonardo DiCaprio: American actor, Samsung: South Korean company, x"
     target = TargetPrompt(text, placeholder)
-    decoded = lm.decoded_tokens(text)
+    decoded = tiny.decoded_tokens(text)
     position = decoded.index(placeholder) if isinstance(placeholder, str) else placeholder
-    vector = 3 * plain_vector(lm.model, lm.tokenizer, "Titanic", "hidden_state", 9, -1)
-    plain = plain_interpret(lm.model, lm.tokenizer, vector, 4, text, placeholder=position)
-    assert interpret(lm, vector[None], 4, target) == [plain]
+    vector = 3 * plain_vector(tiny.model, tiny.tokenizer, "Titanic", "hidden_state", 1, -1)
+    plain = plain_interpret(tiny.model, tiny.tokenizer, vector, 2, text, placeholder=position)
+    assert interpret(tiny, vector[None], 2, target) == [plain]
     if isinstance(placeholder, str):
-        assert interpret(lm, vector[None], 4, TargetPrompt.of_text(text.replace("actor", "{actor}"))) == [plain]
+        assert interpret(tiny, vector[None], 2, TargetPrompt.of_text(text.replace("actor", "{actor}"))) == [plain]
 
 
-def test_batch_size_never_changes_a_row(tiny, lm):
-    for model, rows in ((tiny, 23), (lm, 7)):
-        vectors = torch.randn(rows, model.width, generator=torch.Generator().manual_seed(0))
-        layers = torch.arange(rows) % model.num_layers
-        together = interpret(model, vectors, layers, max_new_tokens=6)
-        assert interpret(model, vectors, layers, max_new_tokens=6, batch_size=1) == together
-        assert interpret(model, vectors.flip(0), layers.flip(0), max_new_tokens=6, batch_size=5) == together[::-1]
+@pytest.mark.parametrize(("model", "rows"), [("tiny", 23), pytest.param("lm", 7, marks=pytest.mark.slow)])
+def test_batch_size_never_changes_a_row(model, rows, request):
+    model = request.getfixturevalue(model)
+    vectors = torch.randn(rows, model.width, generator=torch.Generator().manual_seed(0))
+    layers = torch.arange(rows) % model.num_layers
+    together = interpret(model, vectors, layers, max_new_tokens=6)
+    assert interpret(model, vectors, layers, max_new_tokens=6, batch_size=1) == together
+    assert interpret(model, vectors.flip(0), layers.flip(0), max_new_tokens=6, batch_size=5) == together[::-1]
 
 
-def test_patching_a_vector_onto_itself_changes_no_token(lm):
-    states = capture(lm, PAPER_TARGET_PROMPT)["hidden_state"][:, -1]
-    ids = lm.tokenizer(PAPER_TARGET_PROMPT, return_tensors="pt")
-    plain = lm.model.generate(**ids, do_sample=False, max_new_tokens=10)[0, ids.input_ids.shape[1] :]
-    texts = interpret(lm, states, range(lm.num_layers))
-    assert set(texts) == {lm.tokenizer.decode(plain, skip_special_tokens=True)}
+def test_patching_a_vector_onto_itself_changes_no_token(tiny):
+    states = capture(tiny, PAPER_TARGET_PROMPT)["hidden_state"][:, -1]
+    ids = tiny.tokenizer(PAPER_TARGET_PROMPT, return_tensors="pt")
+    plain = tiny.model.generate(**ids, do_sample=False, max_new_tokens=10)[0, ids.input_ids.shape[1] :]
+    texts = interpret(tiny, states, range(tiny.num_layers))
+    assert set(texts) == {tiny.tokenizer.decode(plain, skip_special_tokens=True)}
 
 
 def test_run_yields_batches_of_the_plan_in_order_with_progress(tiny):
@@ -139,10 +140,10 @@ def test_a_reader_reads_any_batch_alone(tiny):
     assert [reader.read(start) for start in reversed(reader.starts)] == batches[::-1]
 
 
-def test_rho_is_the_norm_beside_the_placeholders_own(lm):
-    [(_, reading)] = read(lm, ["Titanic"], "hidden_state", 5, 3, target_layer=2)
-    norm = capture(lm, "Titanic")["hidden_state"][5, -1].norm()
-    replaced = capture(lm, PAPER_TARGET_PROMPT)["hidden_state"][2, -1].norm()
+def test_rho_is_the_norm_beside_the_placeholders_own(tiny):
+    [(_, reading)] = read(tiny, ["Titanic"], "hidden_state", 1, 3, target_layer=2)
+    norm = capture(tiny, "Titanic")["hidden_state"][1, -1].norm()
+    replaced = capture(tiny, PAPER_TARGET_PROMPT)["hidden_state"][2, -1].norm()
     assert reading.rho == float(f"{3 * norm / replaced:.4g}")
 
 
@@ -159,8 +160,8 @@ def test_a_text_ends_at_end_of_sequence(lm):
     assert not set(short) & lm.stop_tokens
 
 
-def test_rows_with_nonfinite_logits_are_marked(lm):
-    (_, ok), (_, failed) = read(lm, ["Titanic"], layers=3, amplifiers=[1, 3e38], max_new_tokens=3)
+def test_rows_with_nonfinite_logits_are_marked(tiny):
+    (_, ok), (_, failed) = read(tiny, ["Titanic"], layers=1, amplifiers=[1, 3e38], max_new_tokens=3)
     assert (ok.status, failed.status, failed.result) == ("ok", "nonfinite", "")
     assert ok.message == "" and "not finite" in failed.message
 
@@ -201,15 +202,15 @@ def test_a_fault_of_all_rows_ends_the_run(tiny, monkeypatch):
     ("vectors", "layers", "word"),
     [
         (torch.zeros(2, 5), 0, "vectors"),
-        (torch.zeros(576), 0, "vectors"),
-        (torch.zeros(2, 576), 30, "target_layers"),
-        (torch.zeros(2, 576), -1, "target_layers"),
-        (torch.zeros(2, 576), [1, 2, 3], "target_layers"),
+        (torch.zeros(32), 0, "vectors"),
+        (torch.zeros(2, 32), 3, "target_layers"),
+        (torch.zeros(2, 32), -1, "target_layers"),
+        (torch.zeros(2, 32), [1, 2, 3], "target_layers"),
     ],
 )
-def test_interpret_refuses_shapes_and_layers(lm, vectors, layers, word):
+def test_interpret_refuses_shapes_and_layers(tiny, vectors, layers, word):
     with pytest.raises(InputError, match=word):
-        interpret(lm, vectors, layers)
+        interpret(tiny, vectors, layers)
 
 
 def test_interpret_takes_vectors_of_any_dtype(tiny):
@@ -223,10 +224,10 @@ def test_interpret_refuses_a_wrong_batch_size(tiny):
         interpret(tiny, torch.zeros(1, tiny.width), 0, batch_size=0)
 
 
-def test_a_braced_target_prompt_is_patched_at_its_mark(lm):
-    marked = texts_of(lm, ["Titanic"], layers=5, amplifiers=3, target_prompt="Oslo: Capital of Norway, {x}: a")
+def test_a_braced_target_prompt_is_patched_at_its_mark(tiny):
+    marked = texts_of(tiny, ["Titanic"], layers=1, amplifiers=3, target_prompt="Oslo: Capital of Norway, {x}: a")
     explicit = TargetPrompt("Oslo: Capital of Norway, x: a", placeholder=" x")
-    assert marked == texts_of(lm, ["Titanic"], layers=5, amplifiers=3, target_prompt=explicit)
+    assert marked == texts_of(tiny, ["Titanic"], layers=1, amplifiers=3, target_prompt=explicit)
 
 
 def test_a_stop_is_obeyed_at_the_next_token(tiny):

@@ -68,8 +68,16 @@ def positions_of(lm, target):
     return [i for i, token in enumerate(lm.decoded_tokens(TEXT)) if token.strip() == "x"]
 
 
-@pytest.mark.parametrize("target", [ONE, TWO], ids=["one placeholder", "two placeholders"])
-@pytest.mark.parametrize("name", BRANCHES)
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        pytest.param(name, target, id=f"{name}, {told}", marks=() if fast else pytest.mark.slow)
+        for name in BRANCHES
+        for target, told, fast in (
+            (ONE, "one placeholder", name == "Llama"), (TWO, "two placeholders", name in ("Llama", "GPT-2", "BLOOM", "Granite"))
+        )
+    ],
+)
 def test_every_place_and_way_equals_a_plain_hook(family, name, target):
     lm, texts = family(name), []
     vectors = torch.randn(2, lm.width, generator=torch.Generator().manual_seed(3))

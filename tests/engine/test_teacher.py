@@ -36,35 +36,34 @@ def plainly(lm, vector, layer, text, target=PAPER_TARGET_PROMPT):
     return of_tokens, -(scores[place].exp() * scores[place]).sum()
 
 
-def assert_equals_plain_pass(lm, batch_size=None):
-    states = [capture(lm, prompt)["mlp_output"] for prompt in ("Pink Floyd", "Titanic", "Star Wars")]
-    vectors = torch.stack([alpha * state[layer, -1] for state in states for layer in (1, 5) for alpha in (1, 6)])
-    layers = [layer for _ in states for layer in (1, 5) for _ in (1, 6)]
+@pytest.mark.parametrize("model", ["tiny", pytest.param("lm", marks=pytest.mark.slow)])
+def test_scores_equal_a_plain_pass(model, request):
+    """In batches of any size."""
+    lm = request.getfixturevalue(model)
+    states = [capture(lm, prompt)["mlp_output"] for prompt in ("Pink Floyd", "Titanic")]
+    vectors = torch.stack([alpha * state[layer, -1] for state in states for layer in (0, 2) for alpha in (1, 6)])
+    layers = [layer for _ in states for layer in (0, 2) for _ in (1, 6)]
     texts = [TEXTS[row % len(TEXTS)] for row in range(len(vectors))]
-    found = score_texts(lm, vectors, layers, texts, batch_size=batch_size)
-    for row, (vector, layer, text) in enumerate(zip(vectors, layers, texts, strict=True)):
-        scores, entropy = plainly(lm, vector, layer, text)
-        torch.testing.assert_close(found.log_probs[row], scores, atol=1e-4, rtol=1e-4)  # float32, by the processor
-        assert found.entropy[row].item() == pytest.approx(entropy.item(), abs=1e-4)
-        assert found.log_prob[row].item() == pytest.approx(scores.mean().item(), abs=1e-4)
+    plain = [plainly(lm, *row) for row in zip(vectors, layers, texts, strict=True)]
+    for batch_size in (None, 1, 5):
+        found = score_texts(lm, vectors, layers, texts, batch_size=batch_size)
+        for row, (scores, entropy) in enumerate(plain):
+            torch.testing.assert_close(found.log_probs[row], scores, atol=1e-4, rtol=1e-4)  # float32, by the processor
+            assert found.entropy[row].item() == pytest.approx(entropy.item(), abs=1e-4)
+            assert found.log_prob[row].item() == pytest.approx(scores.mean().item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 5])
-def test_scores_equal_a_plain_pass(lm, batch_size):
-    assert_equals_plain_pass(lm, batch_size)
-
-
-def test_a_prompt_that_was_read_already_serves_again(lm, monkeypatch):
+def test_a_prompt_that_was_read_already_serves_again(tiny, monkeypatch):
     """With room enough it is not read again; with less, it is, and the scores are the same."""
-    vectors = torch.stack([capture(lm, "Titanic")["mlp_output"][layer, -1] for layer in range(len(TEXTS))])
-    wanted = score_texts(lm, vectors, 2, TEXTS)
-    long, short = PatchedPrompt(lm, TargetPrompt(), 30), PatchedPrompt(lm, TargetPrompt(), 1)
+    vectors = torch.stack([capture(tiny, "Titanic")["mlp_output"][layer, -1] for layer in (0, 1, 2, 0)])
+    wanted = score_texts(tiny, vectors, 2, TEXTS)
+    long, short = PatchedPrompt(tiny, TargetPrompt(), 30), PatchedPrompt(tiny, TargetPrompt(), 1)
     made = []
     monkeypatch.setattr("helpers.engine.teacher.PatchedPrompt.__init__", lambda self, *given: made.append(given))
-    torch.testing.assert_close(score_texts(lm, vectors, 2, TEXTS, long).log_prob, wanted.log_prob, atol=1e-4, rtol=0)
+    torch.testing.assert_close(score_texts(tiny, vectors, 2, TEXTS, long).log_prob, wanted.log_prob, atol=1e-4, rtol=0)
     assert not made
     monkeypatch.undo()
-    torch.testing.assert_close(score_texts(lm, vectors, 2, TEXTS, short).log_prob, wanted.log_prob, atol=1e-4, rtol=0)
+    torch.testing.assert_close(score_texts(tiny, vectors, 2, TEXTS, short).log_prob, wanted.log_prob, atol=1e-4, rtol=0)
 
 
 def written_plainly(lm, vector, layer, target=PAPER_TARGET_PROMPT):
@@ -91,14 +90,14 @@ def written_plainly(lm, vector, layer, target=PAPER_TARGET_PROMPT):
     return -(scores[0].exp() * scores[0]).sum().item(), scores.gather(1, tokens[:, None]).mean().item()
 
 
-def test_how_sure_the_model_was_equals_a_plain_generate(lm):
+def test_how_sure_the_model_was_equals_a_plain_generate(tiny):
     """The columns `entropy` and `log_prob`; the readings end by themselves, or at the limit."""
-    plan = make_plan(["Pink Floyd", "Titanic"], "mlp_output", [1, 5], [1, 6, 30])
-    [batch] = run(lm, plan)
-    states = {prompt: capture(lm, prompt)["mlp_output"] for prompt in plan.prompts}
+    plan = make_plan(["Pink Floyd", "Titanic"], "mlp_output", [0, 2], [1, 6, 30])
+    [batch] = run(tiny, plan)
+    states = {prompt: capture(tiny, prompt)["mlp_output"] for prompt in plan.prompts}
     for item, reading in zip(batch.items, batch.readings, strict=True):
         vector = item.amplifier * states[item.source_prompt][item.layer, -1]
-        entropy, log_prob = written_plainly(lm, vector, item.target_layer)
+        entropy, log_prob = written_plainly(tiny, vector, item.target_layer)
         assert reading.entropy == pytest.approx(entropy, abs=1e-3)
         assert reading.log_prob == pytest.approx(log_prob, abs=1e-3)
 
@@ -115,31 +114,31 @@ def test_log_prob_counts_the_end_of_the_text_and_nothing_after(lm):
         assert written.log_prob[row] == pytest.approx(log_prob, abs=1e-3)
 
 
-def test_nothing_patched_is_the_model_itself(lm):
-    prompt = PatchedPrompt(lm, TargetPrompt(), 1)
-    found = score_texts(lm, None, 3, TEXTS)
+def test_nothing_patched_is_the_model_itself(tiny):
+    prompt = PatchedPrompt(tiny, TargetPrompt(), 1)
+    found = score_texts(tiny, None, 1, TEXTS)
     for text, scores in zip(TEXTS, found.log_probs, strict=True):
-        expected, _ = plainly(lm, prompt.placeholder_states[Site("hidden_state", 3)], 3, text)
+        expected, _ = plainly(tiny, prompt.placeholder_states[Site("hidden_state", 1)], 1, text)
         torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
 
 
-def test_the_greedy_reading_is_likelier_than_another(lm):
-    vector = capture(lm, "Diana, Princess of Wales")["hidden_state"][3, -1][None]
-    [written] = interpret(lm, vector, 0)
-    own, other = score_texts(lm, vector.expand(2, -1), 0, [written, ": a kind of soup"]).log_prob
+def test_the_greedy_reading_is_likelier_than_another(tiny):
+    vector = capture(tiny, "Diana, Princess of Wales")["hidden_state"][1, -1][None]
+    [written] = interpret(tiny, vector, 0)
+    own, other = score_texts(tiny, vector.expand(2, -1), 0, [written, ": a kind of soup"]).log_prob
     assert own > other
 
 
-def test_wrong_input_is_refused(lm):
-    vectors = torch.zeros(2, lm.width)
+def test_wrong_input_is_refused(tiny):
+    vectors = torch.zeros(2, tiny.width)
     with pytest.raises(InputError, match="texts='': expected a text with at least one token"):
-        score_texts(lm, vectors, 0, ["a", ""])
+        score_texts(tiny, vectors, 0, ["a", ""])
     with pytest.raises(InputError, match="texts=1: expected as many as vectors, 2"):
-        score_texts(lm, vectors, 0, ["a"])
+        score_texts(tiny, vectors, 0, ["a"])
     with pytest.raises(InputError, match="target_layers=99"):
-        score_texts(lm, vectors, 99, ["a", "b"])
+        score_texts(tiny, vectors, 99, ["a", "b"])
     with pytest.raises(InputError, match="vectors="):
-        score_texts(lm, torch.zeros(2, 3), 0, ["a", "b"])
+        score_texts(tiny, torch.zeros(2, 3), 0, ["a", "b"])
     with pytest.raises(InputError, match="batch_size=0"):
-        score_texts(lm, vectors, 0, ["a", "b"], batch_size=0)
-    assert score_texts(lm, None, 0, []).log_probs == []
+        score_texts(tiny, vectors, 0, ["a", "b"], batch_size=0)
+    assert score_texts(tiny, None, 0, []).log_probs == []

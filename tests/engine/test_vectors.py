@@ -17,42 +17,39 @@ PROMPT = "Diana, Princess of Wales"
 T = TargetPrompt()
 
 
-def pairs_of(lm, components, amplifiers, layers=3, target_layer=0, **settings):
+def pairs_of(lm, components, amplifiers, layers=1, target_layer=0, **settings):
     return read(lm, [PROMPT], components, layers, amplifiers, target_layer=target_layer, **settings)
 
 
-def test_guidance_passes_through_the_residual_and_the_hidden_state(lm):
-    guided = pairs_of(lm, "guidance", [0, 1, 2.5], layers=[2, 5], target_layer="same")
-    plain = pairs_of(lm, ["pre_mlp_residual", "hidden_state"], 1, layers=[2, 5], target_layer="same")
-    for layer in (2, 5):
-        texts = [reading.result for item, reading in guided if item.layer == layer]
-        assert texts[:2] == [reading.result for item, reading in plain if item.layer == layer]
-        pre, mlp = (
-            plain_vector(lm.model, lm.tokenizer, PROMPT, c, layer, -1) for c in ("pre_mlp_residual", "mlp_output")
-        )
-        assert texts[2] == plain_interpret(lm.model, lm.tokenizer, pre + 2.5 * mlp, layer, T.text)
+def test_guidance_passes_through_the_residual_and_the_hidden_state(tiny):
+    guided = pairs_of(tiny, "guidance", [0, 1, 2.5], layers=2, target_layer="same")
+    plain = pairs_of(tiny, ["pre_mlp_residual", "hidden_state"], 1, layers=2, target_layer="same")
+    texts = [reading.result for _, reading in guided]
+    assert texts[:2] == [reading.result for _, reading in plain]
+    pre, mlp = (plain_vector(tiny.model, tiny.tokenizer, PROMPT, c, 2, -1) for c in ("pre_mlp_residual", "mlp_output"))
+    assert texts[2] == plain_interpret(tiny.model, tiny.tokenizer, pre + 2.5 * mlp, 2, T.text)
 
 
-def test_a_sum_of_mlp_outputs_is_a_single_amplified_vector_at_its_last_layer(lm):
-    pairs = pairs_of(lm, "mlp_sum[2-4]", [1, 3], layers="1-7", target_layer=["same", 0])
-    assert [(item.layer, item.target_layer) for item, _ in pairs] == [(4, 4), (4, 4), (4, 0), (4, 0)]
-    total = sum(plain_vector(lm.model, lm.tokenizer, PROMPT, "mlp_output", layer, -1) for layer in (2, 3, 4))
+def test_a_sum_of_mlp_outputs_is_a_single_amplified_vector_at_its_last_layer(tiny):
+    pairs = pairs_of(tiny, "mlp_sum[0-1]", [1, 3], layers="0-2", target_layer=["same", 0])
+    assert [(item.layer, item.target_layer) for item, _ in pairs] == [(1, 1), (1, 1), (1, 0), (1, 0)]
+    total = sum(plain_vector(tiny.model, tiny.tokenizer, PROMPT, "mlp_output", layer, -1) for layer in (0, 1))
     for item, reading in pairs:
         vector = item.amplifier * total
-        assert reading.result == plain_interpret(lm.model, lm.tokenizer, vector, item.target_layer, T.text)
+        assert reading.result == plain_interpret(tiny.model, tiny.tokenizer, vector, item.target_layer, T.text)
 
 
-def test_zero_and_none_are_single_readings(lm):
-    pairs = pairs_of(lm, ["zero", "none"], [1, 3, 9], layers=[1, 4], target_layer="same")
+def test_zero_and_none_are_single_readings(tiny):
+    pairs = pairs_of(tiny, ["zero", "none"], [1, 3, 9], layers=[1, 2], target_layer="same")
     assert [(item.component, item.amplifier) for item, _ in pairs] == [("zero", 1)] * 2 + [("none", 1)] * 2
     for item, reading in pairs:
         if item.component == "zero":
-            text = plain_interpret(lm.model, lm.tokenizer, torch.zeros(lm.width), item.target_layer, T.text)
+            text = plain_interpret(tiny.model, tiny.tokenizer, torch.zeros(tiny.width), item.target_layer, T.text)
             assert reading.result == text and reading.rho == 0
         else:  # as if nothing had been patched at all
-            inputs = lm.tokenizer(T.text, return_tensors="pt")
-            tokens = lm.model.generate(**inputs, do_sample=False, max_new_tokens=10)[0, inputs.input_ids.shape[1] :]
-            assert reading.result == lm.tokenizer.decode(tokens, skip_special_tokens=True) and reading.rho == 1
+            inputs = tiny.tokenizer(T.text, return_tensors="pt")
+            tokens = tiny.model.generate(**inputs, do_sample=False, max_new_tokens=10)[0, inputs.input_ids.shape[1] :]
+            assert reading.result == tiny.tokenizer.decode(tokens, skip_special_tokens=True) and reading.rho == 1
 
 
 def test_a_random_vector_has_the_norm_of_what_it_stands_for():
@@ -69,17 +66,17 @@ def test_a_random_vector_has_the_norm_of_what_it_stands_for():
         assert torch.nn.functional.cosine_similarity(drawn(), other, dim=0).abs() < 0.5
 
 
-def test_random_rows_name_their_seed_and_depend_on_it(lm):
-    first, second = (pairs_of(lm, "random[hidden_state]", [1, 4], seed=seed) for seed in (0, 1))
+def test_random_rows_name_their_seed_and_depend_on_it(tiny):
+    first, second = (pairs_of(tiny, "random[hidden_state]", [1, 4], seed=seed) for seed in (0, 1))
     assert {item.seed for item, _ in first} == {0} and {item.seed for item, _ in second} == {1}
     assert not {item.id for item, _ in first} & {item.id for item, _ in second}
-    norm = plain_vector(lm.model, lm.tokenizer, PROMPT, "hidden_state", 3, -1).norm()
-    replaced = capture(lm, T.text)["hidden_state"][0, -1].norm()
+    norm = plain_vector(tiny.model, tiny.tokenizer, PROMPT, "hidden_state", 1, -1).norm()
+    replaced = capture(tiny, T.text)["hidden_state"][0, -1].norm()
     rho = [float(norm / replaced), float(4 * norm / replaced)]
     assert [reading.rho for _, reading in first] == pytest.approx(rho, rel=1e-3)
     assert [reading.result for _, reading in first] != [reading.result for _, reading in second]
 
 
-def test_a_sum_beyond_the_last_layer_is_refused_before_anything_runs(lm):
-    with pytest.raises(InputError, match="layers 0–29"):
-        run(lm, make_plan([PROMPT], "mlp_sum[1-30]"))
+def test_a_sum_beyond_the_last_layer_is_refused_before_anything_runs(tiny):
+    with pytest.raises(InputError, match="layers 0–2"):
+        run(tiny, make_plan([PROMPT], "mlp_sum[1-30]"))

@@ -54,23 +54,30 @@ def plain_way(lm, way, item):
 
 
 @pytest.mark.parametrize("way", COMPOSED)
-def test_a_way_equals_plain_way(tiny, lm, way):
-    """Every component into another layer and its own, on the small random model; one of them on the real one."""
-    for model, components, layers, targets in (
-        (tiny, COMPONENTS, [0, 2], ["same", 1]), (lm, ["mlp_output"], [5], [5])
-    ):  # fmt: skip
-        references = REFERENCES if way == "centred" else None
-        names = [f"{way}[{component}]" for component in components]
-        settings = {"target_layer": targets, "references": references, "max_new_tokens": 6}
-        pairs = read(model, PROMPTS, names, layers, [0.5, 3], **settings)
-        assert len(pairs) == 2 * len(names) * len(layers) * len(targets) * 2
-        for item, reading in pairs:
-            vector = plain_way(model, way, item)
-            text = plain_interpret(
-                model.model, model.tokenizer, vector, item.target_layer, PAPER_TARGET_PROMPT, max_new_tokens=6
-            )
-            assert reading.result == text and reading.status == "ok"
-        assert len({reading.result for _, reading in pairs}) > len(pairs) / 4
+def test_a_way_equals_plain_way(tiny, way):
+    """Every component into another layer and its own."""
+    equals_plain_way(tiny, way, COMPONENTS, [0, 2], ["same", 1], [3])
+    equals_plain_way(tiny, way, ["mlp_output"], [1], [1], [0.5])
+
+
+@pytest.mark.parametrize("way", ["centred", *(pytest.param(way, marks=pytest.mark.slow) for way in COMPOSED if way != "centred")])
+def test_a_way_equals_plain_way_on_the_real_model(lm, way):
+    equals_plain_way(lm, way, ["mlp_output"], [5], [5], [3])
+
+
+def equals_plain_way(model, way, components, layers, targets, amplifiers):
+    references = REFERENCES if way == "centred" else None
+    names = [f"{way}[{component}]" for component in components]
+    settings = {"target_layer": targets, "references": references, "max_new_tokens": 6}
+    pairs = read(model, PROMPTS, names, layers, amplifiers, **settings)
+    assert len(pairs) == 2 * len(names) * len(layers) * len(targets) * len(amplifiers)
+    for item, reading in pairs:
+        vector = plain_way(model, way, item)
+        text = plain_interpret(
+            model.model, model.tokenizer, vector, item.target_layer, PAPER_TARGET_PROMPT, max_new_tokens=6
+        )
+        assert reading.result == text and reading.status == "ok"
+    assert len({reading.result for _, reading in pairs}) > len(pairs) / 4
 
 
 def test_an_inspected_token_in_the_middle_is_centred_on_last_tokens(tiny):
@@ -143,23 +150,23 @@ def test_a_zero_vector_has_no_direction_and_its_row_says_so(tiny, monkeypatch, w
 
 @pytest.mark.parametrize(("weight", "floor"), [(0.5, 0.05), (2, 0.05), (1, 0), (3, 0.5)])
 def test_contrast_equals_a_plain_loop(tiny, weight, floor):
-    vectors = torch.randn(9, tiny.width, generator=torch.Generator().manual_seed(1)) * 2
-    layers = [0, 1, 2] * 3
-    texts = interpret(tiny, vectors, layers, max_new_tokens=8, decoding=Contrast(weight, floor), batch_size=4)
+    vectors = torch.randn(6, tiny.width, generator=torch.Generator().manual_seed(1)) * 2
+    layers = [0, 1, 2] * 2
+    texts = interpret(tiny, vectors, layers, max_new_tokens=6, decoding=Contrast(weight, floor), batch_size=4)
     for vector, layer, text in zip(vectors, layers, texts, strict=True):
         model = tiny.model, tiny.tokenizer
-        assert text == plain_contrast(*model, vector, layer, PAPER_TARGET_PROMPT, weight, floor, 8)
-    assert texts != interpret(tiny, vectors, layers, max_new_tokens=8)
+        assert text == plain_contrast(*model, vector, layer, PAPER_TARGET_PROMPT, weight, floor, 6)
+    assert texts != interpret(tiny, vectors, layers, max_new_tokens=6)
 
 
 def test_contrast_equals_a_plain_loop_on_the_real_model(lm):
-    plan = make_plan("Titanic", ["mlp_output", "norm[hidden_state]"], 5, 3, target_layer=0, max_new_tokens=6, decoding=Contrast(1))
+    plan = make_plan("Titanic", "norm[hidden_state]", 5, 3, target_layer=0, max_new_tokens=4, decoding=Contrast(1))
     prompt = PatchedPrompt(lm, plan.target_prompt, plan.max_new_tokens)
     for item, reading in read(lm, plan):
         vector = amplified_vectors(
             [item], {item.source_prompt: capture(lm, item.source_prompt)}, prompt.placeholder_states
         )[0]
-        assert reading.result == plain_contrast(lm.model, lm.tokenizer, vector, 0, PAPER_TARGET_PROMPT, 1, 0.05, 6)
+        assert reading.result == plain_contrast(lm.model, lm.tokenizer, vector, 0, PAPER_TARGET_PROMPT, 1, 0.05, 4)
 
 
 def test_without_weight_or_with_the_highest_floor_contrast_is_greedy(tiny):
@@ -170,22 +177,29 @@ def test_without_weight_or_with_the_highest_floor_contrast_is_greedy(tiny):
     assert texts_of(tiny, PROMPTS, **settings, decoding=Contrast(5)) != greedy
 
 
-def test_a_contrasted_text_depends_on_no_batch_and_no_way_to_run(tiny):
-    settings = {"layers": "0-2", "amplifiers": [1, 3, 9], "max_new_tokens": 6, "decoding": Contrast(1.5)}
-    plan = make_plan(PROMPTS, **settings)
+CONTRASTED = {"layers": "0-2", "amplifiers": [1, 3, 9], "max_new_tokens": 6, "decoding": Contrast(1.5)}
+
+
+def test_a_contrasted_text_depends_on_no_batch_and_no_prefix(tiny):
+    plan = make_plan(PROMPTS, **CONTRASTED)
     expected = [reading for _, reading in read(tiny, plan)]
     for size in (1, 5):
         assert [reading for _, reading in read(tiny, plan, batch_size=size)] == expected
     usual = PatchedPrompt(tiny, plan.target_prompt, plan.max_new_tokens)
     usual.shares_prefix = False
     assert [reading for batch in run(tiny, plan, prompt=usual) for reading in batch.readings] == expected
+
+
+@pytest.mark.slow
+def test_a_contrasted_text_is_the_same_of_compiled_blocks(tiny, compiler):
+    plan = make_plan(PROMPTS, **CONTRASTED)
     fused = list(run(tiny, plan, batch_size=9, fused=True))
     assert all(batch.made["fused"] for batch in fused)
-    assert [reading for batch in fused for reading in batch.readings] == expected
+    assert [reading for batch in fused for reading in batch.readings] == [reading for _, reading in read(tiny, plan)]
 
 
-def test_a_row_whose_logits_are_not_finite_is_marked_in_contrast_too(lm):
-    (_, ok), (_, failed) = read(lm, ["Titanic"], layers=3, amplifiers=[1, 3e38], max_new_tokens=3, decoding=Contrast(1))
+def test_a_row_whose_logits_are_not_finite_is_marked_in_contrast_too(tiny):
+    (_, ok), (_, failed) = read(tiny, ["Titanic"], layers=1, amplifiers=[1, 3e38], max_new_tokens=3, decoding=Contrast(1))
     assert (ok.status, failed.status, failed.result) == ("ok", "nonfinite", "")
 
 

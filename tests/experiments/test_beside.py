@@ -17,6 +17,8 @@ from helpers.runs.readings import Readings
 from helpers.runs.results import save_results
 from helpers.words.prompts import read_gold, read_prompts
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 PROMPTS, GOLD = read_prompts("data/prompts.csv", 8), read_gold("data/prompts.csv", 8)
 
 

@@ -38,18 +38,18 @@ def test_the_known_entities():
     assert not set(GOLD) & set(read_prompts("data/prompts.csv"))  # none of the evaluations' own
 
 
-def test_entities_named_in_plain_text_are_written_as_generate_does_it(lm):
+def test_entities_named_in_plain_text_are_written_as_generate_does_it(tiny):
     entities = [*list(GOLD)[:5], "Wales"]
-    texts = describe_named(lm, entities, TARGET, 6)
+    texts = describe_named(tiny, entities, TARGET, 6)
     for entity, text in zip(entities, texts, strict=True):
-        inputs = lm.tokenizer(TARGET.text.removesuffix("x") + entity, return_tensors="pt")
-        tokens = lm.model.generate(**inputs, do_sample=False, max_new_tokens=6)[0, inputs.input_ids.shape[1] :]
-        assert text == lm.tokenizer.decode(tokens, skip_special_tokens=True)
+        inputs = tiny.tokenizer(TARGET.text.removesuffix("x") + entity, return_tensors="pt")
+        tokens = tiny.model.generate(**inputs, do_sample=False, max_new_tokens=6)[0, inputs.input_ids.shape[1] :]
+        assert text == tiny.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def test_a_prompt_that_goes_on_after_its_placeholder_is_refused(lm):
+def test_a_prompt_that_goes_on_after_its_placeholder_is_refused(tiny):
     with pytest.raises(InputError, match="target_prompt='One: two, x: y': expected to end in its placeholder"):
-        describe_named(lm, ["Wales"], TargetPrompt("One: two, x: y", " x"), 4)
+        describe_named(tiny, ["Wales"], TargetPrompt("One: two, x: y", " x"), 4)
 
 
 def test_named_entities_are_judged_by_their_descriptions():
@@ -72,30 +72,30 @@ def test_what_follows_a_name_is_judged_beside_it():
     assert list(plain) == list(named)[:5] and plain.attrs["by_chance"] == named.attrs["by_chance"]
 
 
-def test_null_readings_are_what_they_are_called(lm):
-    readings = null_readings(lm, 100.0, TARGET, 5)
-    inputs = lm.tokenizer(TARGET.text, return_tensors="pt")
-    unpatched = lm.model.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs.input_ids.shape[1] :]
+def test_null_readings_are_what_they_are_called(tiny):
+    readings = null_readings(tiny, 100.0, TARGET, 5)
+    inputs = tiny.tokenizer(TARGET.text, return_tensors="pt")
+    unpatched = tiny.model.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs.input_ids.shape[1] :]
     assert [component for component, _ in readings] == ["none", "zero", "random", "random", "random"]
-    assert readings[0][1] == lm.tokenizer.decode(unpatched, skip_special_tokens=True)
-    assert readings == null_readings(lm, 100.0, TARGET, 5) and len({text for _, text in readings}) == 5
+    assert readings[0][1] == tiny.tokenizer.decode(unpatched, skip_special_tokens=True)
+    assert readings == null_readings(tiny, 100.0, TARGET, 5) and len({text for _, text in readings}) == 5
 
 
-def test_norms(lm):
-    norms = norms_by_layer(lm, ["Titanic"], TARGET)
-    activations = capture(lm, "Titanic")
+def test_norms(tiny):
+    norms = norms_by_layer(tiny, ["Titanic"], TARGET)
+    activations = capture(tiny, "Titanic")
     for name in ("hidden_state", "mlp_output"):
         assert np.allclose(norms[name], activations[name][:, -1].norm(dim=-1), rtol=1e-5)
-    assert np.allclose(norms["placeholder"], PatchedPrompt(lm, TARGET, 1).placeholder_norms)
+    assert np.allclose(norms["placeholder"], PatchedPrompt(tiny, TARGET, 1).placeholder_norms)
 
 
-def test_rho_is_the_rows_own(lm):
+def test_rho_is_the_rows_own(tiny):
     """What the report says of one prompt's vectors is what a sweep writes in its rows."""
-    rho = rho_by_layer(norms_by_layer(lm, ["Titanic"], TARGET), amplifiers=(1, 6))
+    rho = rho_by_layer(norms_by_layer(tiny, ["Titanic"], TARGET), amplifiers=(1, 6))
     for component, target in (("mlp_output", "same"), ("hidden_state", 0)):
-        settings = {"layers": "2,7", "amplifiers": (1, 6), "target_layer": target, "max_new_tokens": 1}
-        rows = sweep(lm, "Titanic", component, **settings).sort_values(["amplification value", "layer"])
-        told = rho[(rho["component"] == component) & rho["layer"].isin([2, 7])]
+        settings = {"layers": "1,2", "amplifiers": (1, 6), "target_layer": target, "max_new_tokens": 1}
+        rows = sweep(tiny, "Titanic", component, **settings).sort_values(["amplification value", "layer"])
+        told = rho[(rho["component"] == component) & rho["layer"].isin([1, 2])]
         assert np.allclose(rows["rho"], told["rho"], rtol=1e-3)
 
 
@@ -150,9 +150,9 @@ def test_the_verdict(described, read, words):
     assert "an MLP output is 0.5 times" in said[3] and "about 2 min here, at 37 a second" in said[4]
 
 
-def test_cost(lm):
-    costs = cost(lm, rows=500, seconds=10.0)
-    weights = sum(weight.numel() for weight in lm.model.parameters()) * 4 / 2**30
+def test_cost(tiny):
+    costs = cost(tiny, rows=500, seconds=10.0)
+    weights = sum(weight.numel() for weight in tiny.model.parameters()) * 4 / 2**30
     assert costs["rows per second"] == 50 and costs["GiB at most"] > weights
 
 

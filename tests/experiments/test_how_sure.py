@@ -1,6 +1,7 @@
 """One reading per vector with its confidence: from stored readings and evidence to the figure."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from helpers.runs import evidence
 from helpers.runs.readings import Readings
 from helpers.runs.results import read_results, save_results
 from helpers.words.prompts import read_gold, read_prompts
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 PROMPTS = read_prompts("data/prompts.csv")[::3]
 ENTITIES = read_prompts("data/entities.csv")[::4]
@@ -46,9 +49,10 @@ def told(rows) -> pd.DataFrame:
     return pd.DataFrame({"id": rows["id"], **values}).round(4)
 
 
-@pytest.fixture
-def stored(tmp_path, tiny_folder):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_folder):
     """A folder of results of the small model: both evaluations, other entities, and their evidence."""
+    tmp_path = tmp_path_factory.mktemp("results")
     settings = how_sure.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)})
     readings = Readings(settings, bar=None)
     head = evidence._head(readings, read_prompts(settings.references))
@@ -63,7 +67,14 @@ def stored(tmp_path, tiny_folder):
     table = told(whole)
     table.attrs = head
     save_results(table, tmp_path / evidence.FILE)
-    return readings
+    return tmp_path
+
+
+@pytest.fixture
+def stored(folder, tmp_path, tiny_folder):
+    """Readings of a copy of it."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return Readings(how_sure.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)}), bar=None)
 
 
 def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_path):

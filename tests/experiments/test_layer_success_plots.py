@@ -14,6 +14,8 @@ from helpers.runs.evidence import FILE as EVIDENCE_FILE
 from helpers.runs.results import save_results
 from helpers.words.prompts import read_gold, read_prompts
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 PROMPTS = read_prompts("data/prompts.csv", 16)
 GOLD = read_gold("data/prompts.csv", 16)
 AMPLIFIERS = (1, 3, 6, 9)

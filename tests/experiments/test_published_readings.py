@@ -6,6 +6,8 @@ import pytest
 from helpers.experiments import amplification_or_tries as tries
 from helpers.experiments import layer_success_plots as success
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 PROMPTS = {
     "Pink Floyd": ": English rock band, The Beatles", "Titanic": ": British passenger ship that sank, Concorde",
     "Star Wars": ": American space opera films, Alien", "George Washington": ": First president of the United States",

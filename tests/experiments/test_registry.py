@@ -23,7 +23,7 @@ GOLD = read_gold("data/prompts.csv")
 ELSEWHERE = read_gold("data/entities.csv")
 DRAWN = {  # settings that a user may give, drawn at random
     "num_prompts": ["0", "1", "8"], "layers": ["1,4,7", "2", "all", "depth:0.2"], "amplifiers": ["1:3:0.5", "1,2"],
-    "token": ["-1", "-2"], "target_layer": ["same", "0"], "target_component": ["block_input"], "way": ["norm"], "seeds": ["1", "2"], "every": ["1", "5"], "max_new_tokens": ["3"],
+    "token": ["-1", "-2"], "target_layer": ["same", "0"], "target_component": ["block_input"], "way": ["norm"], "stop_at_item": ["true"], "seeds": ["1", "2"], "every": ["1", "5"], "max_new_tokens": ["3"],
     "temperature": ["0", "0.7"], "sums": ["", "mlp_sum[1-2]"], "walkthrough_layers": ["0-2"], "mlp_amplifiers": ["", "2"],
     "target_prompt": ["", "a: b, {x} and"], "target_prompts": ["1", "5"], "hidden_walkthroughs": ["Alexander the Great"],
 }  # fmt: skip

@@ -14,7 +14,7 @@ GRADED = pd.read_csv(ROOT / "data/graded_readings.csv", keep_default_na=False)
 
 def test_precision_and_recall_are_weighted_counts():
     settings = right_readings.Settings()
-    rows = right_readings.read(settings)
+    rows = right_readings.read(settings)[::4].reset_index(drop=True)
     rows["right"] = rows["grade"] >= 2
     found = right_readings.tables(settings, rows)
     gold = read_gold("data/prompts.csv")

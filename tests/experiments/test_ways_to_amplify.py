@@ -7,19 +7,15 @@ import pytest
 
 from helpers import InputError
 from helpers.experiments import ways_to_amplify as ways
-from helpers.models.load import read_model
 from helpers.runs.sweep import rows_of
 from helpers.words.decoding import Contrast
 from helpers.words.prompts import read_gold, read_prompts
 from helpers.words.rows import Reading
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 GOLD = read_gold("data/prompts.csv")
 SETTINGS = ways.Settings.of({"layers": "2,5"})
-
-
-@pytest.fixture(scope="module")
-def card():
-    return read_model("smollm2-135m")
 
 
 def readings(card, right, settings=SETTINGS) -> pd.DataFrame:

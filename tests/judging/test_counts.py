@@ -30,8 +30,8 @@ def test_counts_equal_a_count_by_hand(threshold):
     rows = made_up()
     per_layer, overall = success_counts(rows, Judge(threshold=threshold))
     prompts = list(dict.fromkeys(rows["source prompt"]))
-    texts = rows["result"].unique()
-    fits = {(text, prompt): similarity([text], [prompt])[0] > threshold for text in texts for prompt in prompts}
+    pairs = [(text, prompt) for text in rows["result"].unique() for prompt in prompts]
+    fits = dict(zip(pairs, similarity(*map(list, zip(*pairs, strict=True))) > threshold, strict=True))
     for counted in per_layer.to_dict("records"):
         plain = counted["method"] == "Patchscopes"
         at_layer = rows[(rows["layer"] == counted["layer"]) & ((rows["amplification value"] == 1) == plain)]

@@ -146,6 +146,7 @@ def test_any_text_file(tiny, tiny_folder, tmp_path):
         texts_of(tiny, settings(tiny_folder, texts="nowhere.txt"))
 
 
+@pytest.mark.slow
 def test_a_lens_of_another_model_is_refused(lm):
     """The right one agrees with a text that it was not fitted on; one of other weights doesn't, though it is as large."""
     ids = lm.token_ids("Music is part of every culture: people sing at weddings, at work and when somebody has died.")[:24]

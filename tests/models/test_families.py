@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import count_hooks
-from families import FAMILIES, GPT, SMALL, random_model, small_model
+from families import FAMILIES, GPT, SMALL, each, random_model, small_model
 from reference import plain_interpret
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -31,7 +31,7 @@ PROMPT = "Diana, Princess of Wales"
 TARGETS = (TargetPrompt("Syria: Country in the Middle East, x"), TargetPrompt("One: two, three: four, x: y", 4))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=each())
 def family(request, lm, status):
     status("family", request.param)
     return request.param
@@ -129,14 +129,17 @@ def texts_are_the_references(model, shares_prefix):
         ]
         assert interpret(model, vectors, layers, target, max_new_tokens=6) == plain
         assert interpret(model, vectors, layers, target, max_new_tokens=6, batch_size=3) == plain
+        ends = max(sorted(set("".join(plain))), key=lambda letter: sum(letter in text for text in plain))
+        items = interpret(model, vectors, layers, replace(target, stop=ends), 6, stop_at_item=True)
+        assert items == [text.split(ends)[0] for text in plain] != plain  # rows leave the batch while others write
 
 
-FEW = ("Gemma 3 (with images)", "GPT-2", "BLOOM", "Falcon, several keys", "gpt-oss")
+LOADED = ("Gemma 3 (with images)", "GPT-2", "Falcon, several keys", "gpt-oss")  # whose files differ from one another's
+MORE = ("BLOOM", "Phi-3, Phi-4", "OPT", "MPT", "Mixtral", "Llama 4 (text)", "Granite MoE", "DeepSeek 3", "Qwen3-Next", "LFM2",
+        "MiniCPM3", "GLM-4")  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "family", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.parametrize("family", [*LOADED, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def test_a_family_loads_from_a_folder(family, lm, tmp_path):
     """As a user loads it: recognised by its config, no tensor missing, the same vectors."""
     model = small_model(family, lm.tokenizer)
@@ -149,14 +152,15 @@ def test_a_family_loads_from_a_folder(family, lm, tmp_path):
     assert are_close(capture(loaded, PROMPT), capture(model, PROMPT), 1e-5)  # where a tensor lies shows in last digits
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_every_family_adds_up_in_lower_precision(lm, dtype):
-    for family in FAMILIES:
-        model = small_model(family, lm.tokenizer)
+@pytest.mark.parametrize("family", each())
+def test_a_family_adds_up_in_lower_precision(family, lm):
+    model = small_model(family, lm.tokenizer)
+    for dtype in (torch.bfloat16, torch.float16):
         low = copy.deepcopy(model.model).to(dtype)
         assert find_parts(family, low, low.device).convention == model.parts.convention
 
 
+@pytest.mark.slow
 def test_every_convention_is_tested_with_a_family(lm):
     used = {small_model(family, lm.tokenizer).parts.convention for family in FAMILIES}
     assert used == set(CONVENTIONS)

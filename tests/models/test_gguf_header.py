@@ -79,7 +79,7 @@ def test_a_file_that_was_cut_off(small, tmp_path, share):
         read_model(str(tmp_path / "cut.gguf"))
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_change_of_the_header_ends_soon_and_small(small, tmp_path_factory, data):
     """Where the check lets a header pass, the library gets through it, too."""

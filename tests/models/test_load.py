@@ -69,6 +69,7 @@ def are_equal(some: dict, others: dict) -> bool:
     return some.keys() == others.keys() and all((some[name] == others[name]).all() for name in some)
 
 
+@pytest.mark.slow
 def test_a_dequantised_folder_that_was_changed_is_not_used(lm, tmp_path, monkeypatch):
     file = lm.source.folder / lm.source.gguf_file
     folder = find_dequantised(file)

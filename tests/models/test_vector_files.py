@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -233,19 +234,38 @@ def test_a_pickle_is_read_only_if_it_is_allowed_and_then_weights_alone(tmp_path)
     assert not (tmp_path / "sprung").exists()
 
 
-def test_parquet_is_read_where_pyarrow_is(tmp_path):
-    path = tmp_path / "table.parquet"
-    try:
-        import pyarrow
-    except ImportError:
-        path.write_bytes(b"PAR1")
-        with pytest.raises(InputError, match="pip install pyarrow"):
-            VectorFile(FileSource(str(path)))
-        return
+def test_without_pyarrow_parquet_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "table.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="needs pyarrow: pip install pyarrow, or save .safetensors"):
+        VectorFile(FileSource(str(tmp_path / "table.parquet")))
+
+
+@pytest.mark.parametrize("kind", ["list", "large", "fixed", "half"])
+def test_parquet_columns_of_lists(kind, tmp_path):
+    """As pandas and datasets write them: several row groups, other columns beside, names; null rows are refused."""
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow isn't installed: pip install pyarrow")
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table({"v": [row.tolist() for row in TABLE]}), path)
-    assert torch.equal(VectorFile(FileSource(str(path))).read(range(N)), TABLE)
+    number = pyarrow.float16() if kind == "half" else pyarrow.float32()
+    table = TABLE.half() if kind == "half" else TABLE
+    of = {"large": pyarrow.large_list(number), "fixed": pyarrow.list_(number, WIDTH)}.get(kind, pyarrow.list_(number))
+    column = pyarrow.array(list(table.numpy()) if kind == "half" else [row.tolist() for row in table], of)
+    columns = {"text": ["a"] * N, "name": [f"n{row}" for row in range(N)], "v": column, "words": [["x"]] * N}
+    path = tmp_path / "table.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=3)
+    file = VectorFile(FileSource(str(path)))
+    assert torch.equal(file.read(range(N)), table.float()) and file.names == columns["name"]
+    assert [vector.name for vector in file.vectors(rows="2-3")] == ["table:n2", "table:n3"]
+    pyarrow.parquet.write_table(pyarrow.table({"v": pyarrow.array([[1.0, 2.0], None, [3.0, 4.0]])}), path)
+    with pytest.raises(InputError, match="row 1 of 'v' is no list of 2 numbers"):
+        VectorFile(FileSource(str(path)))
+    pyarrow.parquet.write_table(pyarrow.table({"a": [[1.0]], "b": [[2.0]]}), path)
+    with pytest.raises(InputError, match="say which with tensor=…: a, b"):
+        VectorFile(FileSource(str(path)))
+    path.write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="can't be read as .parquet"):
+        VectorFile(FileSource(str(path)))
 
 
 def test_half_precision_becomes_float32(tmp_path):

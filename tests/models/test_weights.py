@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, small_model
+from families import FAMILIES, each, small_model
 
 from helpers import InputError
 from helpers.engine.hooks import record
@@ -50,7 +50,7 @@ def gain(lm, module: torch.nn.Module, rise: float) -> torch.Tensor:
     return found[1] - found[0]
 
 
-@pytest.mark.parametrize("family", [name for name in DENSE if name not in NORM_AFTER])
+@pytest.mark.parametrize("family", each(name for name in DENSE if name not in NORM_AFTER))
 def test_output_weights_are_what_the_mlp_output_gains_when_the_activation_rises_by_one(family, lm):
     model = small_model(family, lm.tokenizer)
     row = weight_of(model, Weight("mlp.down", (LAYER, NEURON)))
@@ -58,7 +58,7 @@ def test_output_weights_are_what_the_mlp_output_gains_when_the_activation_rises_
     torch.testing.assert_close(gain(model, matrices(model)["down"], 1.0), row.double(), atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", NORM_AFTER)
+@pytest.mark.parametrize("family", each(NORM_AFTER))
 @torch.no_grad()
 def test_where_a_norm_follows_the_output_weights_are_what_enters_it(family, lm):
     model = small_model(family, lm.tokenizer)
@@ -68,7 +68,7 @@ def test_where_a_norm_follows_the_output_weights_are_what_enters_it(family, lm):
     torch.testing.assert_close(down(one)[0], row)
 
 
-@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("family", each(DENSE))
 @torch.no_grad()
 def test_keys_are_what_the_neuron_looks_for(family, lm):
     """The neuron's pre-activation rises by a·k, k its key, when the MLP's input rises by a."""
@@ -106,7 +106,7 @@ def test_of_a_fused_matrix_the_gate_is_the_half_that_is_activated(family, lm):
     torch.testing.assert_close(seen["neurons"][0, 0, NEURON], activated, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each())
 @torch.no_grad()
 def test_embedding_and_head_are_rows_of_the_models_own(family, lm):
     model = small_model(family, lm.tokenizer)
@@ -119,7 +119,7 @@ def test_embedding_and_head_are_rows_of_the_models_own(family, lm):
     assert torch.equal(weight_of(model, Weight("embedding", (token,))), row.float())
 
 
-@pytest.mark.parametrize("family", EXPERTS)
+@pytest.mark.parametrize("family", each(EXPERTS))
 def test_neurons_of_a_mixture_of_experts_are_refused(family, lm):
     model = small_model(family, lm.tokenizer)
     with pytest.raises(InputError, match="mixture of experts"):

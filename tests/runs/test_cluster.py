@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_other_workers_and_another_batch_size(tmp_path, tiny_
     kept = run.rows
     second = run.begin(2, kept + 32)
     os.killpg(second.pid, signal.SIGINT)  # as a terminal does: to all processes
-    _, said = second.communicate(timeout=120)
+    _, said = second.communicate(timeout=300)
     assert "Stopping after the batch in hand" in said and second.returncode != 0
     assert kept < run.rows < run.total
     assert_same_but_for_rounding(Run(tmp_path, tiny_folder, batch_size=50).finish(workers=2), whole)

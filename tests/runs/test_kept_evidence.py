@@ -85,17 +85,15 @@ def test_other_references_or_a_torn_line_are_gathered_anew(make, rows):
 def test_one_reading_per_vector_is_believed_or_not(lm):
     """SmolLM2's own fit is in data/; the probability is of hidden states and MLP outputs, the rest is uncalibrated."""
     prompts, components = ["Isaac Newton", "Titanic"], ["hidden_state", "attention_output"]
-    rows = sweep(lm, prompts, components, [2, 5], [1, 2], target_layer=0)
+    rows = sweep(lm, prompts, components, 5, [1, 2], target_layer=0)
     best = believe(lm, rows)
-    assert len(best) == 2 * 2 * 2 and not best.duplicated(["source prompt", "component", "layer"]).any()
+    assert len(best) == 2 * 2 and not best.duplicated(["source prompt", "component", "layer"]).any()
     hidden = best["component"] == "hidden_state"
     assert set(best.loc[~hidden, "verdict"]) == {"uncalibrated"} and best.loc[~hidden, "confidence"].isna().all()
     assert set(best.loc[hidden, "verdict"]) <= {"believed", "no reading to believe"}
     assert ((best["verdict"] == "believed") == (best["confidence"] >= BELIEVED)).all()
     whole = Confidence.load(ROOT / "data" / lm.slug / "confidence.json").of(rows.assign(**Witness(lm, GIVEN).of(rows)))
     assert (best.loc[hidden, "confidence"] == whole.groupby(rows["source prompt"] + rows["layer"].astype(str)).max().tolist()).all()
-    scores = rows.assign(score=0.9, **{"score gold": 0.1})
-    assert believe(lm, scores).index.equals(best.index), "no score is seen"
 
 
 def test_another_model_s_fit_is_not_used(tiny, tmp_path, monkeypatch):
@@ -103,6 +101,8 @@ def test_another_model_s_fit_is_not_used(tiny, tmp_path, monkeypatch):
     rows = sweep(tiny, ["Titanic", "King Kong"], "hidden_state", [1, 2], [1, 3], target_layer=0, max_new_tokens=4)
     best = believe(tiny, rows, REFERENCES)
     assert set(best["verdict"]) == {"uncalibrated"} and len(best) == 4
+    scores = rows.assign(score=0.9, **{"score gold": 0.1})
+    assert believe(tiny, scores, REFERENCES).index.equals(best.index), "no score is seen"
     monkeypatch.setattr("helpers.runs.evidence.results_folder", lambda _: ROOT / "data" / "smollm2-135m")
     assert believe(tiny, rows, REFERENCES).equals(best)
     with pytest.raises(InputError, match="references=2"):

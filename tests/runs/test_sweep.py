@@ -84,9 +84,9 @@ def test_a_judge_is_told_apart_by_what_it_judges_by():
     assert about != describe_judge(judge, gold | {"Titanic": "a ship"}, ["Titanic"])
 
 
-def test_the_same_sweep_is_the_same_in_any_batches(lm, tmp_path):
+def test_the_same_sweep_is_the_same_in_any_batches(tiny, tmp_path):
     prompts = read_prompts("data/prompts.csv", 8)
     for name, size in (("a", 64), ("b", 7)):
-        settings = {"layers": [3], "amplifiers": [1.5], "max_new_tokens": 3, "batch_size": size}
-        save_results(sweep(lm, prompts, tuple(COMPONENTS), **settings), tmp_path / f"{name}.csv")
+        settings = {"layers": [1], "amplifiers": [1.5], "max_new_tokens": 3, "batch_size": size}
+        save_results(sweep(tiny, prompts, tuple(COMPONENTS), **settings), tmp_path / f"{name}.csv")
     assert_same_but_for_rounding(*((tmp_path / f"{name}.csv").read_bytes() for name in "ab"))

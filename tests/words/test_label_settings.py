@@ -3,15 +3,9 @@
 import pytest
 
 from helpers import InputError
-from helpers.models.load import read_model
 from helpers.words.labels import LabelSettings, check_labels, continuations, read_labels, references
 from helpers.words.prompts import read_prompts
 from helpers.words.target import PAPER_TARGET_PROMPT, TargetPrompt
-
-
-@pytest.fixture(scope="module")
-def card():
-    return read_model("smollm2-135m")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ def group(tmp_path, monkeypatch):
     return write
 
 
+def test_freed_memory_is_given_back():
+    """Small blocks between others that stay; where the C library can't do it, nothing happens."""
+    machine.share_memory()
+    machine.give_memory_back()
+    machine._of_libc("no_such_function", 1)
+
+
 def test_a_machine_without_limits(group):
     assert (machine.cores(), machine.free_memory_bytes()) == (64, 500 * GIB)
     group("0::/\n", cpu_dot_max="max 100000\n", memory_dot_max="max\n")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from helpers import InputError
-from helpers.models.load import read_model
 from helpers.words.components import COMPOSED
 from helpers.words.decoding import Contrast, Sampling
 from helpers.words.labels import LabelSettings
@@ -19,12 +18,6 @@ from helpers.words.target import TargetPrompt
 
 SOME = [f"Prompt {letter}" for letter in "abcdefghijkl"]  # twelve references
 MODEL = Identity("a-model", "0123456789abcdef", "float32", "sdpa")
-
-
-@pytest.fixture(scope="module")
-def card():
-    """SmolLM2's config and tokenizer: a plan needs no weights."""
-    return read_model("smollm2-135m")
 
 
 def test_the_papers_mlp_evaluation_is_the_default(card):

@@ -3,14 +3,8 @@
 import pytest
 
 from helpers import InputError
-from helpers.models.load import read_model
 from helpers.words.plans import locate
 from helpers.words.target import PAPER_TARGET_PROMPT, TARGET_PROMPTS, TargetPrompt
-
-
-@pytest.fixture(scope="module")
-def card():
-    return read_model("smollm2-135m")
 
 
 def test_names_tell_prompts_apart():
