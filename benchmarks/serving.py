@@ -1,6 +1,7 @@
 """A real server process for the benchmarks, what it holds in memory, and clients that ask it."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,6 @@ import psutil
 from gradio_client import Client
 
 from helpers import ROOT
-from helpers.app.server import find_port
 
 PATIENCE = 900  # seconds, for a start on a machine that does other work too
 
@@ -50,7 +50,9 @@ class Served:
 @contextmanager
 def served(model: str) -> Iterator[Served]:
     """Serve a model by the command line, with its usual settings, on a free port; the process ends with the block."""
-    port = find_port(None)
+    with socket.socket() as probe:  # of any number, so that no other server is asked
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     command = [sys.executable, "-m", "helpers.cli", "app", "--model", model, "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}/"
@@ -60,6 +62,8 @@ def served(model: str) -> Iterator[Served]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no server at {url}; exit code {process.poll()}")
             time.sleep(0.5)
+        if process.poll() is not None:
+            raise RuntimeError(f"another server is at {url}")
         yield Served(process, url)
     finally:
         process.terminate()

@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pandas as pd
 
 from ..engine.interpret import run
-from ..judging.judge import Judge
+from ..judging.judge import BATCH, Judge
 from ..judging.score import score
+from ..runs.results import FIRST_ITEM
 from ..runs.session import Session
 from ..runs.sweep import describe, describe_judge, rows_of
 from ..runs.vectors import believed
 from ..words.rows import TRIED_AGAIN, Reading
 from .jobs import VectorJob
+
+LOOK = 0.02  # seconds between two looks at whether the table is made
 
 
 def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapping[str, Reading]) -> Iterator[None]:
@@ -48,7 +52,7 @@ def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapp
     for plan, items in zip(job.request.plans, of_plans, strict=True):
         found = [item for item in items if item.id in job.readings]
         tables.append(rows_of(found, [job.readings[item.id] for item in found], plan.target_prompt))
-    rows = score(pd.concat(tables, ignore_index=True), judge)
+    rows = score(pd.concat(tables, ignore_index=True), judge)  # no scores: there is no prompt
     whole = len(rows) == len(job.items)
     rows.attrs = {
         **describe(lm, *job.request.plans),
@@ -61,7 +65,21 @@ def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapp
     if len(rows):
         job.rows = rows
     if len(tables[0]):
-        job.table = believed(rows, judge)
+        job.state = "weighing"
+        with ThreadPoolExecutor(1) as beside:  # sentences of thousands of readings: others take their turns meanwhile
+            table = beside.submit(_believed, rows, judge.apart())
+            while not table.done():
+                wait([table], LOOK)
+                yield
+        job.table = table.result()
     if failure:
         raise failure
     job.state = "done" if whole else "stopped"
+
+
+def _believed(rows: pd.DataFrame, judge: Judge) -> pd.DataFrame:
+    """Make the table; texts are embedded a few at a time, since other requests need the judge, too."""
+    texts = sorted({*rows[FIRST_ITEM]})
+    for start in range(0, len(texts), BATCH):
+        judge.embedded(texts[start : start + BATCH])
+    return believed(rows, judge)

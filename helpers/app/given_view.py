@@ -15,6 +15,8 @@ MOST_LINES = 200  # of the table; those with the highest contrast
 
 def status(desk: Desk, job: VectorJob | None) -> str:
     """Return the line that says what is going on."""
+    if job and job.state == "weighing":
+        return view.line("busy", f"{len(job.readings):,} readings; choosing what to believe of them …", job)
     if job is None or job.state not in OVER or job.state == "failed":
         return view.status(desk, job)
     words = f"{len(job.readings):,} readings"

@@ -14,7 +14,7 @@ from .settings import LONGEST, MOST_ROWS, MOST_TEXT, MOST_TOKENS, Beyond, check_
 
 SUFFIXES = (".safetensors", ".npy", ".npz", ".csv")  # never a pickle
 MOST_BYTES, MOST_UNPACKED = 8_000_000, 64_000_000  # of an upload; of what an .npz holds
-MOST_VECTORS, MOST_RANDOM = 2_000, 100
+MOST_VECTORS, MOST_RANDOM = 1_000, 100
 ASKED = (  # what a visitor may set
     "vectors", "upload", "rows", "tensor", "layer", "component", "layers", "way", "amplifiers", "target_layer", "target_prompt",
     "random", "max_new_tokens", "model",

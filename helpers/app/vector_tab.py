@@ -47,7 +47,7 @@ class VectorTab:
                 )  # fmt: skip
                 upload = gr.File(
                     label=f"or a file: {', '.join(SUFFIXES)}, up to {MOST_BYTES // 1_000_000} MB", type="filepath",
-                    file_types=list(SUFFIXES), elem_id="upload", height=104,
+                    file_types=list(SUFFIXES), elem_id="upload", height=140,
                 )  # fmt: skip
                 with gr.Row():
                     component = gr.Dropdown(
@@ -57,11 +57,11 @@ class VectorTab:
                     layers = gr.Textbox(usual.layers, label="at layers", elem_id="vector-layers", min_width=100)
                 with gr.Row():
                     way = gr.Dropdown(
-                        [(f"{name}: {WAYS[name].formula}", name) for name in USUAL_WAYS], value=usual.way, label="Put in place as",
-                        elem_id="vector-way", min_width=160,
+                        list(USUAL_WAYS), value=usual.way, label="Put in place as", info=f"norm: {WAYS['norm'].formula}",
+                        elem_id="vector-way", min_width=120,
                     )  # fmt: skip
                     amplifiers = gr.Textbox(
-                        "", label="Amplifiers", placeholder="a grid that fits", elem_id="vector-amplifiers", min_width=100
+                        "", label="Amplifiers", info="ρ, c or α", placeholder="a grid that fits", elem_id="vector-amplifiers", min_width=100
                     )
                 with gr.Row(elem_classes="go"):
                     self.go = gr.Button("Read", variant="primary", elem_id="read", min_width=0)

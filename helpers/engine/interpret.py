@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from .activations import ContinuedPrompts
 from .batches import Failures, StopAsked, check_batch_size, find_batch_size, one_line, run_with_bisection, timed
 from .compile import FROM_ROWS
 from .given import Sources, fits, sources_of
+from .pace import PACE
 from .prompt import PatchedPrompt
 from .references import References
 from .vectors import amplified_vectors, as_seed, put
@@ -298,10 +300,18 @@ class _Writer:
             numbers = zip(rho, written.entropy, written.log_prob, strict=True)
             return [_reading(*read) for read in zip(texts, written.finite, numbers, strict=True)]
 
-        for _, result, error in run_with_bisection(work, rows, prompt.lm.device, self._failures):
-            parts += 1
-            readings += [_failure(error)] if error else result
+        with self._paced(rows):
+            for _, result, error in run_with_bisection(work, rows, prompt.lm.device, self._failures):
+                parts += 1
+                readings += [_failure(error)] if error else result
         return readings, parts
+
+    def _paced(self, rows: int) -> AbstractContextManager:
+        """Choose the threads of a batch, where its result doesn't depend on them."""
+        lm = self._prompt.lm
+        if self.fused or lm.device.type != "cpu" or lm.dtype != "float32":  # what is compiled is so for its threads
+            return nullcontext()
+        return PACE.batch(rows * self._prompt.max_new_tokens, lm.name)
 
 
 def _reading(text: str, finite: bool, numbers: tuple[float, float, float]) -> Reading:

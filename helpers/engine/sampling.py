@@ -98,6 +98,8 @@ def _likeliest(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     sorting 262,144 of them took ten times as long as the model.
     """
     whole, some = logits.logsumexp(-1, keepdim=True), FEW
+    if top_p >= 1:  # all of them: nothing is to be sorted
+        return (logits - whole).exp(), torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
     while True:
         values, tokens = logits.topk(min(some, logits.shape[1]))
         likeliest = (values - whole).exp()

@@ -10,6 +10,7 @@ from ..words import components
 from ..words.components import EVALUATED, GRIDS, WAYS, into, plural, title
 from ..words.decoding import Contrast
 from ..words.methods import AMPLIFIED, PLAIN
+from ..words.methods import BLIND as METHOD_BLIND
 from ..words.plans import Plan, make_plan
 from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import (
@@ -24,6 +25,7 @@ from ..words.settings import (
     ReadSettings,
     setting,
 )
+from ._evaluated import BLIND_FIRST
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points, with_interval
 
@@ -43,12 +45,13 @@ QUESTION = "which way of amplifying says most?"
 PAPER = "§3.5, §6"
 TABLE = "ways_to_amplify.csv.gz"
 NEEDS = ()
+FOUND = "ways_to_amplify_found.csv"  # what `tables` has found
 
 CONTRAST = "contrast"  # a decoding, so that it goes with any component and amplifier
 COMPOSED = tuple(name for name in components.COMPOSED if WAYS[name].grid)  # with amplifiers that fit all layers
 FORMULAS = {name: way.formula for name, way in WAYS.items() if name in ("plain", "guidance", *COMPOSED)} | {CONTRAST: "z + λ·(z − z_null)"}
 ADDS = "guidance"  # the way that adds another vector of the source prompt: it says what that one says, too
-FIXED, BEST = "fixed", "best of all"  # how one of a way's settings is chosen
+FIXED, BLIND, BEST = "fixed", "blind", "best of all"  # how one of a way's settings is chosen
 
 
 class Settings(ReadSettings):
@@ -103,9 +106,11 @@ class Found(NamedTuple):
         prompts: how many; layers: which.
         rules: by what readings are judged, the leading rule first.
         table: the effect of each way: judged by, component, way, choice (FIXED: the setting with the largest effect on
-            half of the prompts, judged on the other half; BEST: any of its settings), setting (the one chosen most
-            often), tries, and the columns of `effects.effect`. First, plain Patchscopes, whose setting isn't chosen.
+            half of the prompts, judged on the other half; BLIND: of each vector another one, by `blind`; BEST: any of
+            its settings), setting (the one chosen most often), tries, and the columns of `effects.effect`. First, plain
+            Patchscopes, whose setting isn't chosen.
         gains: of each other way and choice, over chance, beside the plain way: the columns of `effects.gain`.
+        blind: the criterion that chooses one reading of a vector without its prompt; "" where there is none.
     """
 
     model: str
@@ -114,6 +119,7 @@ class Found(NamedTuple):
     rules: list[str]
     table: pd.DataFrame
     gains: pd.DataFrame
+    blind: str
 
 
 def tables(settings: Settings, rows: pd.DataFrame) -> Found:
@@ -124,14 +130,21 @@ def tables(settings: Settings, rows: pd.DataFrame) -> Found:
 
     judge, categories = Judge(settings.judge, settings.threshold), read_categories(settings.prompts)
     rules, labelled = rules_for(rows["source prompt"].unique(), gold(settings)), _labelled(settings, rows)
-    lines, gains = [], []
+    lines, gains, blind = [], [], _criterion(rows)
     for (rule, truths), (component, part) in product(rules.items(), labelled.groupby("read", sort=False)):
         about = {"judged by": rule, "component": component}
-        effects, beside = _compared(part, judge, truths, categories)
+        effects, beside = _compared(part, judge, truths, categories, blind)
         lines += [about | line for line in effects]
         gains += [about | line for line in beside]
     model, prompts = rows.attrs["model"]["name"], rows["source prompt"].nunique()
-    return Found(model, prompts, in_runs(rows["layer"]), list(rules), pd.DataFrame(lines), pd.DataFrame(gains))
+    return Found(model, prompts, in_runs(rows["layer"]), list(rules), pd.DataFrame(lines), pd.DataFrame(gains), blind)
+
+
+def _criterion(rows: pd.DataFrame) -> str:
+    """Return the criterion that chooses blind here, the same for all ways: it needs nothing but the readings."""
+    from ..judging.criteria import criteria_of
+
+    return next((name for name in BLIND_FIRST if name in criteria_of(rows)), "")
 
 
 def _labelled(settings: Settings, rows: pd.DataFrame) -> pd.DataFrame:
@@ -154,28 +167,36 @@ def _labelled(settings: Settings, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(
-    rows: pd.DataFrame, judge: Judge, truths: Mapping[str, str] | None, categories: Mapping[str, str]
+    rows: pd.DataFrame, judge: Judge, truths: Mapping[str, str] | None, categories: Mapping[str, str], blind: str
 ) -> tuple[list[dict], list[dict]]:
     """Return the lines of `table` and of `gains` of one component under one rule."""
+    import numpy as np
+
+    from ..judging.criteria import choose
     from ..judging.effects import chosen_on_half, effect, gain, judge_rows
 
     judged = {
         way: judge_rows(part, judge, truths, categories=categories) for way, part in rows.groupby("way", sort=False)
     }
-    plain, successes = judged["plain"], {}
+    plain, successes, one = judged["plain"], {}, {}
+    for way, part in rows.groupby("way", sort=False) if blind else ():
+        chosen = choose(part, blind, judge).assign(**{"amplification value": 1.0, "seed": np.nan})  # a single try
+        one[way] = judge_rows(chosen, judge, truths, categories=categories)
     lines = [
         {"way": PLAIN.name, "choice": FIXED, "setting": "α = 1", "tries": 1} | effect(plain, plain.successes(PLAIN))
     ]
     for way, table in judged.items():
         chosen, shares = chosen_on_half(table, None)
-        successes[way] = {FIXED: chosen, BEST: table.successes()}
+        successes[way] = {FIXED: chosen, BEST: table.successes()} | ({BLIND: one[way].successes()} if blind else {})
         number = int(shares.to_numpy().argmax())
-        for choice, tries in ((FIXED, 1), (BEST, table.number_of_tries(None))):
+        for choice, tries in ((FIXED, 1), (BLIND, 1), (BEST, table.number_of_tries(None))):
+            if choice not in successes[way]:
+                continue
             about = {"way": way, "choice": choice, "setting": _setting(way, table, number) if choice == FIXED else ""}
             lines.append(about | {"tries": tries} | effect(table, successes[way][choice]))
     gains = [
         {"way": way, "choice": choice} | gain(judged[way], successes[way][choice], successes["plain"][choice], plain)
-        for choice in (FIXED, BEST)
+        for choice in successes["plain"]
         for way in judged
         if way != "plain"
     ]
@@ -189,12 +210,12 @@ def _setting(way: str, judged: Judged, number: int) -> str:
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
-    """Say, per rule and component, which way says most with a fixed setting, and with the best of all.
+    """Say, per rule and component, which way says most with a fixed setting, chosen blind, and with the best of all.
 
     Guidance is told apart: at w = 1 it is the hidden state.
     """
     return [
-        f"{title(component)}, {RULES[rule].label}: {_fixed_sentence(part, gains)} {_best_sentence(part)}"
+        f"{title(component)}, {RULES[rule].label}: {_fixed_sentence(part, gains)}{_blind_sentence(part, found.blind)} {_best_sentence(part)}"
         for rule, component, part, gains in _parts(found)
     ]
 
@@ -222,6 +243,15 @@ def _fixed_sentence(table: pd.DataFrame, gains: pd.DataFrame) -> str:
     return sentence
 
 
+def _blind_sentence(table: pd.DataFrame, criterion: str) -> str:
+    of = table[(table["choice"] == BLIND) & (table["way"] != ADDS)].set_index("way")
+    if not len(of):
+        return ""
+    way = of["effect"].idxmax()
+    said = "" if way == "plain" else f"; most {way}, {with_interval(of.loc[way])}"
+    return f" One reading of each vector, chosen blind ({criterion}): plain {with_interval(of.loc['plain'])}{said}."
+
+
 def _best_sentence(table: pd.DataFrame) -> str:
     of = table[(table["choice"] == BEST) & (table["way"] != ADDS)].set_index("way")
     way, plain = of["effect"].idxmax(), of.loc["plain"]
@@ -238,7 +268,8 @@ def caption(settings: Settings, found: Found) -> str:
     return (
         f"{found.model}, {found.prompts} prompts, source layers {found.layers}; {targets}. Above chance with as many "
         f"tries. {interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Filled: one setting of each way, "
-        f"the best on half of the prompts, judged on the other half; at the right, the one chosen most often. Stars: the "
+        f"the best on half of the prompts, judged on the other half; at the right, the one chosen most often. "
+        f"{'Diamonds: of each vector one reading, chosen without the prompt, a description or a score. ' if found.blind else ''}Stars: the "
         f"best of all of a way's settings ({tries.min()} to {tries.max()}), which sees the answer, and so does its chance. "
         f"Guidance adds another vector: w = 1 is the hidden state. {BARS}, over prompts, of each way by itself. "
         f"{chance(found.table)} Scales differ."
@@ -255,7 +286,7 @@ def figure(settings: Settings, found: Found) -> Figure:
     components = list(found.table["component"].unique())
     ways = list(dict.fromkeys(found.table["way"]))
     with plt.rc_context(STYLE):
-        drawn, placed = panels.rows_by_components(len(found.rules), len(components), 5.4, 3.4, margin=1.4)
+        drawn, placed = panels.rows_by_components(len(found.rules), len(components), 5.4, 4.0, margin=1.4)
         for of_rule, rule in zip(placed[:, :, 0], found.rules, strict=True):
             for number, (axes, component) in enumerate(zip(of_rule, components, strict=True)):
                 part = found.table[(found.table["judged by"] == rule) & (found.table["component"] == component)]
@@ -266,19 +297,21 @@ def figure(settings: Settings, found: Found) -> Figure:
 
 
 def _draw(axes: Axes, table: pd.DataFrame, ways: list[str], named: bool) -> None:
-    """Draw two dots per way, of a fixed setting and of the best of all; a way that a component lacks has none."""
+    """Draw a dot per way and choice; a way that a component lacks has none."""
     from ..figures import panels
     from ..figures.style import INK, LINE
 
     looks = {
         FIXED: {"color": AMPLIFIED.colour, "marker": AMPLIFIED.marker, "label": "one setting, chosen on other prompts"},
+        BLIND: {"color": METHOD_BLIND.colour, "marker": METHOD_BLIND.marker, "label": "one reading, chosen blind"},
         BEST: {"color": INK, "marker": "*", "label": "the best of all of a way's settings"},
     }
+    beside = {FIXED: -0.26, BLIND: 0.0, BEST: 0.26}
     plainly = {"color": PLAIN.colour, "marker": PLAIN.marker, "label": PLAIN.label}
     for row in table.to_dict("records"):
         alone = row["way"] == PLAIN.name
-        at = [ways.index(row["way"]) + (0 if alone else -0.17 if row["choice"] == FIXED else 0.17)]
-        panels.chance_bars(axes, at, row, over_chance=True, horizontal=True, width=6)
+        at = [ways.index(row["way"]) + (0 if alone else beside[row["choice"]])]
+        panels.chance_bars(axes, at, row, over_chance=True, horizontal=True, width=5)
         panels.interval_dots(axes, at, row, over_chance=True, horizontal=True, **(plainly if alone else looks[row["choice"]]))
         if row["setting"] and not alone:
             look = {"xycoords": axes.get_yaxis_transform(), "va": "center", "fontsize": 8, "color": INK}
@@ -297,7 +330,10 @@ def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
     about = {
         "model": found.model,
         "threshold": settings.threshold,
+        "prompts": found.prompts,
+        "layers": found.layers,
+        "blind": found.blind,
         "gains": found.gains.to_dict("records"),
         "verdict": sentences(settings, found),
     }
-    publish(folder, {"ways_to_amplify": drawn}, found.table, "ways_to_amplify_found.csv", about)
+    publish(folder, {"ways_to_amplify": drawn}, found.table, FOUND, about)

@@ -8,5 +8,6 @@ counts      prompts interpreted per layer, beside chance
 effects     successes beside chance, with intervals and tests
 criteria    which of several readings of a vector to believe, chosen blind
 evidence    what the model itself tells of its readings
+more_evidence  the same of what costs more: beside the vectors of other prompts, and sampled
 confidence  how likely a reading is right, fitted on such evidence
 """

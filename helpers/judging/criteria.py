@@ -14,6 +14,7 @@ import pandas as pd
 from .. import InputError
 from ..words.prompts import LEAST_REFERENCES
 from .judge import Judge
+from .more_evidence import MORE_EVIDENCE
 from .score import first_items
 
 DECIMALS = 6  # readings that say the same are equals, however a processor rounds
@@ -30,7 +31,8 @@ class Readings(NamedTuple):
         token, cell: numbers that tell the inspected tokens, and the vectors, apart.
         layer: source layers.
         ok: whether there is a reading.
-        told: column -> what the model told of each reading (`evidence.EVIDENCE`, and `confidence`), where it is known.
+        told: column -> what the model told of each reading (`evidence.EVIDENCE`, `more_evidence.MORE_EVIDENCE`, and
+            `confidence`), where it is known.
     """
 
     embeddings: np.ndarray
@@ -113,14 +115,23 @@ def _told(column: str, sign: int = 1) -> Callable[[Readings], np.ndarray]:
     return lambda readings: sign * readings.told[column]
 
 
-def _mean_rank(readings: Readings) -> np.ndarray:
-    """Return the mean of a reading's ranks among those of its vector, from 0 to 1, over what the model told."""
-    values = pd.DataFrame({name: _RANKED[name] * readings.told[name] for name in _RANKED})
-    ranks = values[readings.ok].groupby(readings.cell[readings.ok]).rank(pct=True)
-    return ranks.mean(axis=1).reindex(values.index).to_numpy()
+def _mean_rank(ranked: Mapping[str, int]) -> Callable[[Readings], np.ndarray]:
+    """Return the mean of a reading's ranks among those of its vector, from 0 to 1, over some of what the model told.
+
+    Args:
+        ranked: column -> which way is better.
+    """
+
+    def values(readings: Readings) -> np.ndarray:
+        told = pd.DataFrame({name: sign * readings.told[name] for name, sign in ranked.items()})
+        ranks = told[readings.ok].groupby(readings.cell[readings.ok]).rank(pct=True)
+        return ranks.mean(axis=1).reindex(told.index).to_numpy()
+
+    return values
 
 
-_RANKED = {"entropy": -1, "pmi": 1, "round_trip": 1}  # and which way is better
+RANKED = {"entropy": -1, "pmi": 1, "round_trip": 1}  # and which way is better
+ALL_RANKED = RANKED | dict.fromkeys(MORE_EVIDENCE, 1)
 
 CRITERIA = {
     criterion.name: criterion
@@ -147,8 +158,13 @@ CRITERIA = {
             ("round_trip",),
         ),
         Criterion(
-            "mean_rank", "mean rank among the readings of the vector by entropy, pmi and round trip", _mean_rank,
-            tuple(_RANKED),
+            "mean_rank", "mean rank among the readings of the vector by entropy, pmi and round trip", _mean_rank(RANKED),
+            tuple(RANKED),
+        ),
+        *(Criterion(name, meaning, _told(name), (name,)) for name, meaning in MORE_EVIDENCE.items()),
+        Criterion(
+            "mean_rank_all", "mean rank by these three and by entropy, pmi and round trip", _mean_rank(ALL_RANKED),
+            tuple(ALL_RANKED),
         ),
         Criterion(
             "confidence", "the probability that it is right, fitted on other entities", _told("confidence"), ("confidence",)
@@ -186,7 +202,8 @@ def criterion_values(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Jud
     if criterion not in CRITERIA:
         raise InputError("criterion", criterion, f"expected one of {', '.join(CRITERIA)}")
     if lacking := [name for name in CRITERIA[criterion].needs if name not in rows or rows[name].isna().all()]:
-        raise InputError("rows", lacking, f"{criterion} needs these columns: run how_sure for this model first")
+        by = "which_amplifier with witnesses=" if {*lacking} <= MORE_EVIDENCE.keys() else "how_sure"
+        raise InputError("rows", lacking, f"{criterion} needs these columns: run {by} for this model first")
     ok = (rows["status"] == "ok").to_numpy()
     needs_texts = not CRITERIA[criterion].needs
     readings = Readings(

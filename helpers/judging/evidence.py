@@ -6,6 +6,7 @@ teacher-forced pass over what it wrote, and each reading as a source prompt of i
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from .. import InputError
 from ..engine.activations import CapturedPrompts, capture_batch
 from ..engine.prompt import PatchedPrompt
 from ..engine.references import References
-from ..engine.teacher import score_texts
+from ..engine.teacher import TextScores, score_texts
 from ..engine.vectors import amplified_vectors, vector_of
 from ..models.load import LanguageModel
 from ..words.components import COMPONENTS, Site, parse_component
@@ -37,8 +38,28 @@ USUAL_TOKENS = 12  # of a first item, at most; longer ones cost another reading 
 TEXTS = 256  # that are captured at a time
 
 
+class Asked(NamedTuple):
+    """Readings that say something, with what they were made from.
+
+    Attributes:
+        items: (n,).
+        plain, amplified: (n, width) their vectors, and what was put at the placeholder.
+        said: (n,) first items.
+        written: (n,) what was written up to the end of the first item.
+    """
+
+    items: list[Item]
+    plain: Tensor
+    amplified: Tensor
+    said: list[str]
+    written: list[str]
+
+
 class Witness:
     """Tells evidence of a model's readings, beside the vectors of other prompts.
+
+    Attributes:
+        columns: what it tells -> what that is.
 
     Args:
         references: the other prompts, or their vectors where they are at hand; one that is the reading's own is left out.
@@ -47,6 +68,8 @@ class Witness:
     Raises:
         InputError: fewer references than LEAST_REFERENCES and one more.
     """
+
+    columns = EVIDENCE
 
     def __init__(
         self, lm: LanguageModel, references: Sequence[str] | References, target_prompt: TargetPrompt | None = None
@@ -73,7 +96,7 @@ class Witness:
             sources: activations of their prompts, where they are at hand.
 
         Returns:
-            The columns of EVIDENCE, with the rows' index; NaN where there is no reading, or no such number.
+            Its `columns`, with the rows' index; NaN where there is no reading, or no such number.
 
         Raises:
             InputError: rows of another target prompt, or of centred components, whose references the rows don't tell.
@@ -82,11 +105,17 @@ class Witness:
             raise InputError("rows", centred, "there is no evidence of centred components yet")
         if others := set(rows["target prompt"]) - {self.target_prompt.name}:
             raise InputError("rows", sorted(others), f"expected readings of the target prompt {self.target_prompt.name!r}")
-        found = pd.DataFrame(np.nan, rows.index, list(EVIDENCE))
+        found = pd.DataFrame(np.nan, rows.index, list(self.columns))
         rows = rows.assign(said=first_items(rows))
         rows = rows[(rows["status"] == "ok") & (rows["said"] != "")].sort_values("source prompt", kind="stable")
         if not len(rows):
             return found
+        for name, values in self._tell(self._asked(rows, sources)).items():
+            found.loc[rows.index, name] = values
+        return found.round(DECIMALS)
+
+    def _asked(self, rows: pd.DataFrame, sources: CapturedPrompts | None) -> Asked:
+        """Look up the vectors of some rows that say something, sorted by prompt."""
         items = [
             Item(**{field: row[name] for name, field in ITEM_COLUMNS.items()}) for row in rows.to_dict("records")
         ]
@@ -97,13 +126,21 @@ class Witness:
             amplified.append(amplified_vectors(some, {prompt: at}, self._replaced))
             plain += [vector_of(item, at, self._replaced[item.target]) for item in some]
         written = [_up_to(item, result) for item, result in zip(rows["said"], rows["result"], strict=True)]
-        scores = score_texts(self.lm, torch.cat(amplified), rows["target layer"].tolist(), written, self._prompt)
+        return Asked(items, torch.stack(plain), torch.cat(amplified), rows["said"].tolist(), written)
+
+    def _tell(self, asked: Asked) -> dict[str, np.ndarray]:
+        """Return each of `columns` of some readings, (n,)."""
+        scores = self._scores(asked.amplified, [item.target_layer for item in asked.items], asked.written)
         log_prob = scores.log_prob.numpy()
-        found.loc[rows.index, "entropy"] = scores.entropy.numpy()
-        found.loc[rows.index, "item_log_prob"] = log_prob
-        found.loc[rows.index, "pmi"] = log_prob - self._when_unpatched(written)
-        found.loc[rows.index, "round_trip"] = self._round_trips(items, torch.stack(plain), rows["said"].tolist())
-        return found.round(DECIMALS)
+        return {
+            "entropy": scores.entropy.numpy(),
+            "item_log_prob": log_prob,
+            "pmi": log_prob - self._when_unpatched(asked.written),
+            "round_trip": self._round_trips(asked.items, asked.plain, asked.said),
+        }
+
+    def _scores(self, vectors: Tensor, target_layers: Sequence[int], texts: Sequence[str]) -> TextScores:
+        return score_texts(self.lm, vectors, target_layers, texts, self._prompt)
 
     def _when_unpatched(self, texts: Sequence[str]) -> np.ndarray:
         """Return the mean log-probability of each text when nothing is patched, (n,)."""

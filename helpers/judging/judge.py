@@ -3,7 +3,9 @@
 import hashlib
 import importlib.util
 import re
+import threading
 from collections.abc import Sequence
+from copy import copy
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from ..words.files import in_repository
 from ..words.grammar import check_real
 
 THRESHOLD = 0.3  # paper §4.1
+BATCH = 128  # texts that are embedded together
+_encoding = threading.Lock()  # a tokenizer can't be used by two threads at once
 SMALL_WORDS = frozenset(  # not content words
     {"a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "for", "from", "in", "is", "it", "its", "of", "on"}
     | {"or", "that", "the", "these", "this", "those", "to", "was", "were", "with"}
@@ -53,11 +57,18 @@ class Judge:
         # The same weights judge otherwise with other pooling; published results name the paper's by its weights alone.
         return _fingerprint(self.folder, ("*.safetensors",) if self._is_papers else ("*.safetensors", "*.json"))
 
+    def apart(self) -> "Judge":
+        """Return the same judge with a memory of its own, for texts that this process needn't keep."""
+        other = copy(self)
+        other._known = {}
+        return other
+
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return unit sentence embeddings, (n, d) float32; each distinct text is embedded once, in sorted order."""
         distinct, where = np.unique(np.array(texts, dtype=object), return_inverse=True)
         encoder = _encoder(self.folder)
-        vectors = encoder.encode(list(distinct), batch_size=128, normalize_embeddings=True, show_progress_bar=False)
+        with _encoding:
+            vectors = encoder.encode(list(distinct), batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False)
         return vectors[where]
 
     def embedded(self, texts: Sequence[str]) -> np.ndarray:

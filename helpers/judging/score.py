@@ -45,7 +45,8 @@ def score(rows: pd.DataFrame, judge: Judge | None = None, gold: Mapping[str, str
     """
     results, items, prompts = rows["result"].tolist(), first_items(rows), _prompts(rows)
     golds = [(gold or {}).get(prompt) for prompt in rows["source prompt"]]
-    texts = sorted({*results, *items, *(text for text in (*prompts, *golds) if text is not None)})
+    truths = {text for text in (*prompts, *golds) if text is not None}
+    texts = sorted({*results, *items, *truths}) if truths else []
     vectors = dict(zip(texts, (judge or Judge()).embed(texts), strict=True)) if texts else {}
     ok = (rows["status"] == "ok").tolist()
 

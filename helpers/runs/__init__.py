@@ -13,5 +13,5 @@ labels     which of a few labels a vector is, as a table
 vectors    given vectors read beside random ones, and which reading to believe
 session    one model and one judge in memory
 readings   an experiment's rows: taken where they are finished, read where they are not
-evidence   what the model tells of stored readings, kept beside them
+evidence   what the model tells of stored readings, kept beside them in files of their kind
 """

@@ -1,9 +1,10 @@
 """The evidence of stored readings: gathered once a model, kept beside them, taken from there the next time."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from ..judging.confidence import BELIEVED, Confidence, best_of
 from ..judging.confidence import FILE as CONFIDENCE
 from ..judging.criteria import criterion_values
 from ..judging.evidence import EVIDENCE, Witness
+from ..judging.more_evidence import MORE_EVIDENCE, MoreWitness
 from ..models.load import LanguageModel
 from ..words.files import in_repository, results_folder
 from ..words.methods import CHOSEN_BLIND
@@ -25,16 +27,48 @@ from .readings import Readings
 from .results import read_about, save_results
 from .sweep import VERSIONS
 
-FILE = "evidence.csv.gz"  # in a folder of results: a row's id, and EVIDENCE
-AT_A_TIME = 1000  # rows whose evidence is gathered, and kept, together
-METHOD = 1  # raised when a number could change
+
+class Kind(NamedTuple):
+    """A kind of evidence, in a file of its own.
+
+    Attributes:
+        name: of its file, in a folder of results: a row's id, and `columns`.
+        method: raised when a number could change.
+        columns: what it is made of -> what that is.
+        witness: (model, references, tokens of a reading) -> who tells it.
+        at_a_time: rows whose evidence is gathered, and kept, together.
+        grows: whether the file keeps what was gathered before of other readings.
+    """
+
+    name: str
+    method: int
+    columns: Mapping[str, str]
+    witness: Callable[[LanguageModel, Sequence[str], int], Witness]
+    at_a_time: int
+    grows: bool = False
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.csv.gz"
+
+
+USUAL = Kind("evidence", 1, EVIDENCE, lambda lm, others, _: Witness(lm, others), 1000)
+MORE = Kind(
+    "more_evidence", 1, MORE_EVIDENCE, lambda lm, others, tokens: MoreWitness(lm, others, max_new_tokens=tokens), 48,
+    grows=True,
+)  # fmt: skip
+FILE = USUAL.file
 VERDICTS = SURE, NOTHING, UNCALIBRATED = "believed", "no reading to believe", "uncalibrated"
 
 
 def evidence_for(
-    readings: Readings, rows: pd.DataFrame, references: Sequence[str], bar: Callable | None = Bar
+    readings: Readings,
+    rows: pd.DataFrame,
+    references: Sequence[str],
+    bar: Callable | None = Bar,
+    kind: Kind = USUAL,
 ) -> pd.DataFrame:
-    """Return the evidence of some readings of a model; afterwards it is in the folder of results, as FILE.
+    """Return the evidence of some readings of a model; afterwards it is in the folder of results, in its kind's file.
 
     It is taken from there, or from `settings.reuse`, where it is; the model loads only if some is missing. What a run
     that was stopped has gathered is not gathered again.
@@ -45,41 +79,41 @@ def evidence_for(
         references: other prompts, whose vectors a reading's is compared with.
 
     Returns:
-        Columns id and EVIDENCE, in the rows' order.
+        Columns id and those of the kind, in the rows' order.
 
     Raises:
         InputError: rows of another model, too few references, or rows of another target prompt.
         Stopped, Terminated: as `loop.finish`.
     """
     wanted = rows["id"].tolist()
-    head = _head(readings, references)
+    head = _head(readings, references, kind)
     settings = readings.settings
     beside = [in_repository(file).parent for file in getattr(settings, "results", ())]
     folders = {readings.folder, *beside, *([in_repository(settings.reuse)] if settings.reuse else [])}
-    work = ledger.run_folder(readings.folder) / "evidence.jsonl"
-    found = {} if settings.new else _kept(work, head)
+    work = ledger.run_folder(readings.folder) / f"{kind.name}.jsonl"
+    found = {} if settings.new else _kept(work, head, kind)
     for folder in () if settings.new else folders:
-        found |= _stored(folder, head)
+        found |= _stored(folder / kind.file, head)
     missing = rows[~rows["id"].isin(found.keys())].sort_values("source prompt", kind="stable")
     if len(missing):
-        found |= _gathered(readings, missing, references, work, head, bar)
-    table = pd.DataFrame([(id, *found[id]) for id in wanted], columns=["id", *EVIDENCE])
+        found |= _gathered(readings, missing, references, work, head, bar, kind)
+    table = pd.DataFrame([(id, *found[id]) for id in (sorted(found) if kind.grows else wanted)], columns=["id", *kind.columns])
     table.attrs = head
-    save_results(table, readings.folder / FILE)
+    save_results(table, readings.folder / kind.file)
     work.unlink(missing_ok=True)
-    return table
+    return table.set_index("id").loc[wanted].reset_index() if kind.grows else table
 
 
-def with_evidence(rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Return rows with the columns of EVIDENCE, from the file in a folder of results; NaN where it has none.
+def with_evidence(rows: pd.DataFrame, folder: Path, kind: Kind = USUAL) -> pd.DataFrame:
+    """Return rows with the columns of a kind, from its file in a folder of results; NaN where it has none.
 
     Args:
         rows: in the row schema; without ids, as others publish them, they have no evidence.
     """
-    kept = rows.drop(columns=list(EVIDENCE), errors="ignore")
-    if "id" not in rows or not (folder / FILE).is_file():
-        return kept.assign(**dict.fromkeys(EVIDENCE, float("nan")))
-    table = pd.read_csv(folder / FILE, dtype={"id": "str"}).set_index("id")
+    kept = rows.drop(columns=list(kind.columns), errors="ignore")
+    if "id" not in rows or not (folder / kind.file).is_file():
+        return kept.assign(**dict.fromkeys(kind.columns, float("nan")))
+    table = pd.read_csv(folder / kind.file, dtype={"id": "str"}).set_index("id")
     found = kept.join(table, on="id")
     found.attrs = rows.attrs
     return found
@@ -146,59 +180,65 @@ def weigh(rows: pd.DataFrame, known: Confidence | None) -> pd.DataFrame:
     return pd.DataFrame(found, rows.index)
 
 
-def _head(readings: Readings, references: Sequence[str]) -> dict:
+def _head(readings: Readings, references: Sequence[str], kind: Kind = USUAL) -> dict:
     """Return what evidence depends on, beside the readings themselves."""
     card = readings.card
     card.source.fetch_weights()
     return {
-        "evidence": METHOD,
+        kind.name: kind.method,
         "model": {"name": card.slug, "fingerprint": card.source.fingerprint(), "dtype": readings.settings.dtype},
         "references": {"prompts": len(references), "digest": ledger.digest_of(references)},
         "versions": {name: version(name) for name in VERSIONS},
     }
 
 
-def _stored(folder: Path, head: dict) -> dict[str, tuple[float, ...]]:
-    """Return what a folder of results has: id -> numbers; {} if it was made with anything else."""
-    about = read_about(folder / FILE)
-    if not (folder / FILE).is_file() or any(about.get(key) != value for key, value in head.items()):
+def _stored(file: Path, head: dict) -> dict[str, tuple[float, ...]]:
+    """Return what a file of results has: id -> numbers; {} if it was made with anything else."""
+    about = read_about(file)
+    if not file.is_file() or any(about.get(key) != value for key, value in head.items()):
         return {}
-    table = pd.read_csv(folder / FILE, dtype={"id": "str"})
+    table = pd.read_csv(file, dtype={"id": "str"})
     return {id: tuple(numbers) for id, *numbers in table.itertuples(index=False, name=None)}
 
 
-def _kept(work: Path, head: dict) -> dict[str, tuple[float, ...]]:
+def _kept(work: Path, head: dict, kind: Kind) -> dict[str, tuple[float, ...]]:
     """Return what runs that were stopped have gathered."""
     found = {}
     for line in ledger.lines_of(work):
         if line["head"] == head:
-            numbers = zip(*([float("nan") if one is None else one for one in line[name]] for name in EVIDENCE), strict=True)
+            numbers = zip(*([float("nan") if one is None else one for one in line[name]] for name in kind.columns), strict=True)
             found |= dict(zip(line["id"], numbers, strict=True))
     return found
 
 
 def _gathered(
-    readings: Readings, rows: pd.DataFrame, references: Sequence[str], work: Path, head: dict, bar: Callable | None
+    readings: Readings,
+    rows: pd.DataFrame,
+    references: Sequence[str],
+    work: Path,
+    head: dict,
+    bar: Callable | None,
+    kind: Kind,
 ) -> dict[str, tuple[float, ...]]:
     """Gather the evidence of some rows, a part at a time, each kept in a line of a file."""
     lm = readings.lm
     if lm.fingerprint != head["model"]["fingerprint"]:
         raise InputError("model", lm.name, "its files changed while they were read")
-    witness = Witness(lm, references)
+    witness = kind.witness(lm, references, readings.settings.max_new_tokens)
     work.parent.mkdir(parents=True, exist_ok=True)
-    drawn = bar(len(rows), "evidence", 0) if bar else None
+    drawn = bar(len(rows), kind.name.replace("_", " "), 0) if bar else None
     with stops() as stopped_by, open(work, "a", encoding="utf-8") as file:
         file.write("\n" if file.tell() else "")  # after a line that was torn
-        for start in range(0, len(rows), AT_A_TIME):
-            part = rows[start : start + AT_A_TIME]
+        for start in range(0, len(rows), kind.at_a_time):
+            part = rows[start : start + kind.at_a_time]
             found = witness.of(part)
-            columns = {name: [None if one != one else one for one in found[name].tolist()] for name in EVIDENCE}
+            columns = {name: [None if one != one else one for one in found[name].tolist()] for name in kind.columns}
             file.write(json.dumps({"head": head, "id": part["id"].tolist(), **columns}) + "\n")
             file.flush()
             if drawn is not None:
                 drawn.update(len(part))
-            if (kind := stopped_by()) and start + AT_A_TIME < len(rows):
-                raise kind(f"the evidence of {start + len(part):,} of {len(rows):,} rows is kept")
+            if (by := stopped_by()) and start + kind.at_a_time < len(rows):
+                raise by(f"the evidence of {start + len(part):,} of {len(rows):,} rows is kept")
     if drawn is not None:
         drawn.close()
-    return _kept(work, head)
+    return _kept(work, head, kind)

@@ -57,7 +57,7 @@ def test_the_table_is_that_of_the_command_line(desk, tiny, file):
         more = {name: value for name, value in given.items() if name in ("layers", "rows")}
         rows = read(tiny, vectors or given["vectors"], **more, **FEW)
         pd.testing.assert_frame_equal(job.rows, rows)
-        pd.testing.assert_frame_equal(job.table, believed(rows))
+        pd.testing.assert_frame_equal(job.table, believed(rows), rtol=0, atol=2e-4)
     assert str(file.parent) not in str(job.rows.attrs)
     shown = given_view.table(job)
     assert all(f"probes:probe {row}" in shown for row in (1, 2)) and " of 3<small>chance " in shown
@@ -94,7 +94,7 @@ def hostile(folder) -> dict[str, tuple[bytes, str]]:
         "binary.csv": (b"\0\xff\xfe" * 50, "can't be read as .csv"),
         "weights.pt": (b"\x80\x04N.", "expected .safetensors, .npy, .npz, .csv"),
         "long.npy": (b"\0" * (MOST_BYTES + 1), "8,000,001 bytes; at most 8,000,000 here"),
-        "many.npy": (npy(np.ones((2500, 32), np.float32)), "vectors='2,500': at most 2,000 here"),
+        "many.npy": (npy(np.ones((2500, 32), np.float32)), "vectors='2,500': at most 1,000 here"),
     }
 
 
@@ -115,7 +115,7 @@ def test_hostile_files_are_refused_in_a_sentence(desk, tmp_path):
         ({"vectors": 'mean(prompts("data/prompts.csv"))'}, "no files are read here"),
         ({"vectors": "data/prompts.csv"}, "vectors='data': expected prompts in quotes"),
         ({"vectors": "__import__('os')"}, "expected prompts in quotes"),
-        ({"vectors": "mlp.down[0, 0:100000]", "way": "plain", "random": 100}, "at most 2,000 here"),
+        ({"vectors": "mlp.down[0, 0:100000]", "way": "plain", "random": 100}, "at most 1,000 here"),
         ({"vectors": KING, "random": 10**9}, "random=1000000000: expected a whole number, from 0 to 100"),
         ({"vectors": KING, "amplifiers": "1:9000:1", "layers": "0-2"}, "readings; at most 20,000 here"),
         ({"vectors": KING, "layers": "9"}, "layers=9"),

@@ -21,6 +21,7 @@ def job(lm):
     return kept(lm, lm.dtype)
 
 
+@pytest.mark.slow
 def test_what_is_kept_equals_a_fresh_reading(lm, job):
     rows = sweep(lm, job.plan)
     fresh = as_read(job.rows)

@@ -55,7 +55,8 @@ def test_the_way_and_the_setting_that_say_most_are_found(card):
         ("mlp_output", "contrast", "α = 3, λ = 2"), ("hidden_state", "norm", "ρ = 1.5")
     ):  # fmt: skip
         best = of.loc[component, way]
-        assert best.loc[ways.FIXED, "setting"] == setting and (best["rate"] == 1).all()
+        assert best.loc[ways.FIXED, "setting"] == setting and (best["rate"] == 1).all(), "also the one chosen blind"
+        assert list(best["tries"].loc[[ways.FIXED, ways.BLIND]]) == [1, 1] and found.blind == "agreement_contrast"
         assert (of.loc[component].drop(index=way)["rate"] == 0).all()
     assert of.loc[("mlp_output", "plain", ways.BEST), "tries"] == 6 and of.loc[("mlp_output", "norm", ways.BEST), "tries"] == 7
     assert {way for _, way, _ in of.index} == {"plain", "guidance", *ways.COMPOSED, "contrast", "Patchscopes"}
@@ -66,12 +67,21 @@ def test_the_way_and_the_setting_that_say_most_are_found(card):
     assert gains.loc[("mlp_output", "norm", ways.FIXED), "gain"] == 0
 
 
+def test_where_no_reading_can_be_chosen_blind_the_others_stand(card):
+    """A single layer agrees with no other, and there is no other amplifier in the way of a single setting."""
+    alone = SETTINGS.model_copy(update={"layers": "2", "num_prompts": 6})
+    rows = readings(card, lambda component, amplifier, weight: component == "norm[mlp_output]", alone)
+    found = ways.tables(alone, rows)
+    assert found.blind == "agreement_amplifiers" and ways.BLIND in set(found.table["choice"])
+
+
 def test_it_is_published_with_what_it_says(card, tmp_path):
     found = ways.tables(SETTINGS, readings(card, lambda component, amplifier, weight: component == "norm[mlp_output]"))
     said = ways.sentences(SETTINGS, found)
     assert len(said) == 4 and said[0].startswith("MLP outputs, by the description: one setting for all")
     assert re.search(r"most has norm \(mostly ρ = .*Certainly more than plain: norm; certainly less: none\.", said[0])
     assert "Guidance, which adds h_PreMLP (mostly w = " in said[0] and "Guidance" not in said[1]
+    assert re.search(r"chosen blind \(agreement_contrast\): plain −?0.0 % .*; most norm, ", said[0])
     assert "most norm (best of 7)" in said[0] and "more than the others" in said[1]
     drawn = ways.figure(SETTINGS, found)
     assert len(drawn.axes) == 2 * len(found.rules) == 4

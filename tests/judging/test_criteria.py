@@ -6,6 +6,7 @@ import pytest
 
 from helpers import InputError
 from helpers.judging.criteria import (
+    ALL_RANKED,
     BLIND,
     CRITERIA,
     LEAST_REFERENCES,
@@ -15,6 +16,7 @@ from helpers.judging.criteria import (
     criterion_values,
 )
 from helpers.judging.judge import Judge
+from helpers.judging.more_evidence import MORE_EVIDENCE
 
 KINDS = ("rock band", "river in Africa", "French painter", "space film", "soft drink", "passenger ship")
 NAMES = [f"token {number}" for number in range(12)]
@@ -35,7 +37,7 @@ def table(noise: str = "a kind of soup") -> pd.DataFrame:
 def with_evidence(rows: pd.DataFrame) -> pd.DataFrame:
     """What a model may have told: of the right readings more, but for one number that is missing."""
     right = rows["amplification value"] == 3
-    told = {name: np.where(right, 1.0, 0.0) for name in ("item_log_prob", "pmi", "round_trip", "confidence")}
+    told = {name: np.where(right, 1.0, 0.0) for name in ("item_log_prob", "pmi", "round_trip", "confidence", *MORE_EVIDENCE)}
     rows = rows.assign(entropy=np.where(right, 0.5, 2.0), **told)
     rows.loc[0, ["entropy", *told]] = np.nan
     return rows
@@ -46,7 +48,8 @@ def test_what_the_model_told_is_followed(criterion):
     rows = with_evidence(table())
     assert (choose(rows, criterion)["amplification value"] == 3).all()
     assert criterion in criteria_of(rows) and criterion not in criteria_of(table())
-    with pytest.raises(InputError, match=f"{criterion} needs these columns: run how_sure for this model first"):
+    by = "which_amplifier with witnesses=" if criterion in MORE_EVIDENCE else "how_sure"
+    with pytest.raises(InputError, match=f"{criterion} needs these columns: run {by} for this model first"):
         choose(table(), criterion)
 
 
@@ -127,3 +130,17 @@ def test_what_cannot_be_compared_is_refused():
         choose(rows[rows["layer"] == 1], "agreement")
     with pytest.raises(InputError, match="a single amplifier"):
         choose(rows[rows["amplification value"] == 3], "agreement_amplifiers")
+
+
+def test_the_mean_rank_of_all_is_the_mean_of_six_ranks():
+    rows = with_evidence(table())
+    rng = np.random.default_rng(0)
+    rows = rows.assign(**{name: rng.random(len(rows)) for name in ALL_RANKED})
+    cells = rows.groupby(["source prompt", "layer"])
+    assert list(ALL_RANKED) == ["entropy", "pmi", "round_trip", "pmi_mean", "specificity", "consistency"]
+    for cell in cells.indices.values():
+        part = rows.iloc[cell]
+        place = {name: [(part[name] <= value).sum() / len(part) for value in part[name]] for name in ALL_RANKED}
+        place["entropy"] = [(part["entropy"] >= value).sum() / len(part) for value in part["entropy"]]
+        expected = np.mean(list(place.values()), axis=0)
+        assert criterion_values(rows, "mean_rank_all").iloc[cell].tolist() == pytest.approx(expected.tolist(), abs=1e-6)

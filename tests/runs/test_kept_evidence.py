@@ -7,6 +7,7 @@ from tables import QuickJudge, make_readings
 from helpers import ROOT, InputError
 from helpers.judging.confidence import BELIEVED, Confidence
 from helpers.judging.evidence import EVIDENCE, Witness
+from helpers.judging.more_evidence import MORE_EVIDENCE, MoreWitness
 from helpers.runs import evidence, ledger
 from helpers.runs.evidence import FILE, believe, evidence_for, with_evidence
 from helpers.runs.session import Session
@@ -52,8 +53,7 @@ def test_evidence_is_gathered_once(make, rows, monkeypatch):
 
 def test_a_stop_loses_nothing(make, rows, monkeypatch):
     whole = evidence_for(make("whole"), rows, REFERENCES, bar=None)
-    monkeypatch.setattr(evidence, "AT_A_TIME", 4)
-    usual, asked = Witness.of, []
+    few, usual, asked = evidence.USUAL._replace(at_a_time=4), Witness.of, []
 
     def dies(witness, part):
         asked.append(len(part))
@@ -63,8 +63,8 @@ def test_a_stop_loses_nothing(make, rows, monkeypatch):
 
     monkeypatch.setattr(Witness, "of", dies)
     with pytest.raises(KeyboardInterrupt):
-        evidence_for(make(), rows, REFERENCES, bar=None)
-    found = evidence_for(make(), rows, REFERENCES, bar=None)
+        evidence_for(make(), rows, REFERENCES, None, few)
+    found = evidence_for(make(), rows, REFERENCES, None, few)
     assert asked == [4, 4, 4, 4], "of three parts, two were kept"
     pd.testing.assert_frame_equal(found, whole, atol=2e-3)
     assert not list((make().folder.parent / "work").rglob("evidence.jsonl")), "it is in the results now"
@@ -115,3 +115,21 @@ def test_rows_without_evidence_have_none(make, rows, tmp_path):
     evidence_for(make(), rows[:4], REFERENCES, bar=None)
     beside = with_evidence(rows, make().folder)
     assert beside["pmi"][:4].notna().all() and beside["pmi"][4:].isna().all() and len(beside) == len(rows)
+
+
+def test_what_costs_more_grows_in_a_file_of_its_own(make, rows, monkeypatch):
+    """Layer by layer: what was gathered before stays, in the same bytes as if all had been gathered at once."""
+    usual = evidence_for(make(), rows, REFERENCES, bar=None)
+    before = (make().folder / FILE).read_bytes()
+    first = evidence_for(make(), rows[rows["layer"] == 1], REFERENCES, None, evidence.MORE)
+    assert list(first) == ["id", *MORE_EVIDENCE] and len(first) == 6
+    asked, of = [], MoreWitness.of
+    monkeypatch.setattr(MoreWitness, "of", lambda self, part: asked.append(len(part)) or of(self, part))
+    second = evidence_for(make(), rows[rows["layer"] == 2], REFERENCES, None, evidence.MORE)
+    assert asked == [6] and len(second) == 6 and not set(first["id"]) & set(second["id"])
+    beside = with_evidence(rows, make().folder, evidence.MORE)
+    says = rows["first item"] != ""
+    assert beside.loc[says, list(MORE_EVIDENCE)].notna().all(axis=None) and says.any()
+    whole = evidence_for(make("b"), rows, REFERENCES, None, evidence.MORE)
+    pd.testing.assert_frame_equal(whole, with_evidence(rows, make().folder, evidence.MORE)[["id", *MORE_EVIDENCE]], atol=2e-3)
+    assert (make().folder / FILE).read_bytes() == before and evidence_for(make(), rows, REFERENCES, bar=None).equals(usual)
