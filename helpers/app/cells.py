@@ -10,6 +10,7 @@ import pandas as pd
 from ..judging.chance import range_of_best
 from ..judging.judge import is_echo
 from ..runs.sweep import rows_of
+from ..words.chats import plain_text
 from ..words.methods import AMPLIFIED, BLIND, METHODS, Method
 from ..words.rows import DIGITS, Item, Reading
 from .jobs import Job
@@ -150,7 +151,7 @@ class Best:
         self.chance = range_of_best(np.stack([one.scored.chance for one in tries]))
         if not self.scored.score > job.settings.threshold:  # also of nan
             self.mark = ""
-        elif (first := job.first_item(self.scored).strip()) and is_echo(first, job.settings.prompt):  # empty, it repeats nothing
+        elif (first := job.first_item(self.scored).strip()) and is_echo(first, plain_text(job.settings.prompt)):  # empty, it repeats nothing
             self.mark = "echo"
         else:
             self.mark = "hit" if self.scored.score > self.chance[1] else "lucky"

@@ -6,12 +6,13 @@ from html import escape
 import gradio as gr
 
 from .. import InputError
+from ..words import chats
 from ..words.components import COMPONENTS, FINE_GRID, MLP_GRID
 from . import view
 from .chips import CHIPS, Chips, chip, with_bytes
 from .desk import Desk
 from .panel import QUIET
-from .settings import COLUMNS, LONGEST, PAPERS_COLUMNS, Beyond, PageSettings, check_length, in_words
+from .settings import COLUMNS, PAPERS_COLUMNS, Beyond, PageSettings, check_length, in_words
 
 MOST_CHIPS = 512  # tokens that are shown to choose from; the last ones
 EXAMPLES = (  # the paper's walkthroughs (Figure 1, Tables 1-3), and their settings
@@ -190,19 +191,18 @@ class Inputs:
         return self.chips(prompt, model, chosen)
 
     def take_turn(self, prompt: str, model: str) -> dict:
-        """Return what changes so that the prompt is what a user says in the model's own chat template, its last token
-        chosen; or is no longer.
+        """Return what changes so that the prompt is what a user says in a chat, the last token of that chosen; or is a
+        plain text again.
         """
-        turn = self._desk.card(model).chat_turn
-        if not turn or len(prompt) > LONGEST["prompt"]:
-            return {self.bytes: gr.skip()}
-        before, after = turn
-        if prompt.startswith(before) and prompt.endswith(after):
-            prompt, last = prompt.removeprefix(before).removesuffix(after), -1
-        else:
-            last = len(self._desk.card(model).token_ids(before + prompt)) - 1
-            prompt = before + prompt + after
-        return {self.fields["prompt"]: prompt, self.places: ""} | self.chips(prompt, model, (last,))
+        try:
+            if chats.messages_of(check_length("prompt", prompt)):
+                prompt, chosen = chats.plain_text(prompt), -1
+            else:
+                prompt = chats.chat([{"role": "user", "content": prompt}], "prompt")
+                chosen = chats.turn_end("tokens", "last of user turn", prompt, self._desk.card(model))
+        except InputError as error:
+            return {self.bytes: f'<p class="caption">{escape(str(error)[:200])}</p>'}
+        return {self.fields["prompt"]: prompt, self.places: ""} | self.chips(prompt, model, (chosen,))
 
     def chips(self, prompt: str, model: str, chosen: Sequence[int] = (-1,)) -> dict:
         """Return a prompt's tokens to choose from, and a label with the layers that the model has.
@@ -229,7 +229,7 @@ class Inputs:
                 info=f"the last {MOST_CHIPS} of {len(pieces):,}" if len(pieces) > MOST_CHIPS else "",
             ),
             self.bytes: with_bytes([pieces[position] for position in positions]),
-            self.turn: gr.update(visible=bool(card.chat_turn)),
+            self.turn: gr.update(visible=card.has_chat),
             self.fields["layers"]: gr.update(label=f"Layers, of 0–{card.num_layers - 1}"),
             self.tokens_of: (model, prompt, positions),
         }

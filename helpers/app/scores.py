@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..judging.judge import Judge
+from ..words.chats import plain_text
 from ..words.prompts import other_prompts
 from ..words.rows import Reading
 
@@ -33,7 +34,7 @@ class Scorer:
     """
 
     def __init__(self, judge: Judge, prompt: str, prompts: Sequence[str]):
-        self._judge = judge
+        self._judge, prompt = judge, plain_text(prompt)
         self._prompt = judge.embed([prompt])[0]  # (d,)
         self._others = judge.embedded(other_prompts(prompt, prompts))  # (other prompts, d)
 

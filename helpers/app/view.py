@@ -13,6 +13,7 @@ from ..judging.chance import band, range_of_best
 from ..judging.confidence import BELIEVED
 from ..judging.judge import SMALL_WORDS
 from ..runs.evidence import NOTHING, SURE, UNCALIBRATED
+from ..words.chats import plain_text
 from ..words.components import COMPONENTS, EVALUATED, into, plural
 from ..words.methods import AMPLIFIED, BLIND, CHOICES, METHODS, PLAIN, Method
 from .cells import (
@@ -564,7 +565,7 @@ def _marked(job: Job, text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _words(prompt: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", prompt.lower())) - SMALL_WORDS
+    return frozenset(re.findall(r"\w+", plain_text(prompt).lower())) - SMALL_WORDS
 
 
 def _legend(threshold: float, of_map: bool = False) -> str:

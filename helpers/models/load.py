@@ -40,8 +40,6 @@ from .gguf_header import check_header
 from .pieces import Piece, pieces_of
 from .sources import Source, bundled_code, find_source
 
-SAID = "what the user says"
-
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -76,6 +74,11 @@ class ModelCard:
         return self.config.get_text_config().hidden_size
 
     @property
+    def has_chat(self) -> bool:
+        """Tell whether it has a chat template."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
     def context_length(self) -> int:
         """Return the most tokens that the model can read and write in one sequence."""
         return getattr(self.config.get_text_config(), "max_position_embeddings", 1 << 30)
@@ -93,23 +96,6 @@ class ModelCard:
     def decoded_tokens(self, text: str) -> list[str]:
         """Tokenize a text, and decode each token alone; one that has a part of a letter is like "你 1/3"."""
         return list(map(str, self.pieces(text)))
-
-
-    @cached_property
-    def chat_turn(self) -> tuple[str, str] | None:
-        """Return what the chat template writes before and after what a user says, up to where the model answers; None if
-        there is no template, or one that can't be used so. A BOS that the tokenizer adds anyway isn't in it.
-        """
-        turn = [{"role": "user", "content": SAID}]
-        try:
-            text = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        except Exception:  # templates come with models and may fail in any way
-            return None
-        before, said, after = text.partition(SAID)
-        bos = self.tokenizer.bos_token
-        if bos and before.startswith(bos) and self.token_ids(text)[:2] == [self.tokenizer.bos_token_id] * 2:
-            before = before.removeprefix(bos)
-        return (before, after) if said else None
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_it_waits_stops_and_has_a_share_like_a_prompt(desk, monkeypatch):
     monkeypatch.setattr(Desk, "_note_speed", lambda *given: (held.wait(60), note(*given)))  # after the first batch
     jobs = [desk.submit_vectors(asked(desk, vectors=f'"stop {number}"', layers="0-2", random=50), "me") for number in range(SHARE)]
     with pytest.raises(InputError, match="requests of yours wait"):
-        desk.submit_vectors(asked(desk, vectors=KING), "me")
+        desk.submit_vectors(asked(desk, vectors=KING, layers="0"), "me")
     for job in jobs[1:]:
         desk.stop(job)
         assert job.state == "stopped"

@@ -14,6 +14,7 @@ from browser import CHROMIUM, ask, browser, wait_until_over
 from helpers import believe, label, sweep
 from helpers.app.desk import Desk
 from helpers.app.server import Server
+from helpers.words.chats import chat
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine; apt-get install chromium")
 PROMPT = "Diana, Princess of Wales"
@@ -143,13 +144,13 @@ def test_a_long_prompt_leaves_the_button_where_it_is(visit):
 
 def test_a_turn_of_a_chat_and_back(visit, tiny):
     page = visit("?prompt=Titanic&layers=1&amplifiers=1")
-    before, after = tiny.chat_turn
     page.click("#turn")
     page.wait_for_function("document.querySelectorAll('#tokens label').length > 10")
-    assert page.locator("#prompt textarea, #prompt input").input_value() == f"{before}Titanic{after}"
-    assert [chip.strip() for chip in chips(page)] == [one.strip() or "⏎" for one in tiny.decoded_tokens(f"{before}Titanic{after}")]
+    wanted = chat([{"role": "user", "content": "Titanic"}])
+    assert page.locator("#prompt textarea, #prompt input").input_value() == wanted
+    assert [chip.strip() for chip in chips(page)] == [one.strip() or "⏎" for one in tiny.decoded_tokens(wanted)]
     chosen = page.locator("#tokens label:has(input:checked)").all_inner_texts()
-    assert [one.strip() for one in chosen] == [tiny.decoded_tokens(f"{before}Titanic")[-1].strip()]
+    assert [one.strip() for one in chosen] == [tiny.decoded_tokens("Titanic")[-1].strip()]
     page.click("#turn")
     page.wait_for_function("document.querySelectorAll('#tokens label').length < 5")
     assert page.locator("#prompt textarea, #prompt input").input_value() == "Titanic"

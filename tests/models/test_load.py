@@ -7,13 +7,13 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from helpers import ROOT, InputError
 from helpers.models.catalogue import CATALOGUE
 from helpers.models.gguf import find_dequantised
-from helpers.models.load import ModelCard, load_model, main, read_model
+from helpers.models.load import load_model, main, read_model
 from helpers.words.prompts import read_prompts
 from helpers.words.rows import Identity
 from helpers.words.target import PAPER_TARGET_PROMPT
@@ -22,15 +22,6 @@ from helpers.words.target import PAPER_TARGET_PROMPT
 def test_the_default_model(lm):
     assert (lm.num_layers, lm.width, lm.context_length) == (30, 576, 8192)
     assert lm.decoded_tokens("Diana, Princess of Wales") == ["D", "iana", ",", " Princess", " of", " Wales"]
-
-
-def test_a_turn_of_a_chat_is_what_the_template_writes(tiny):
-    before, after = tiny.chat_turn
-    turn = [{"role": "user", "content": "Who is Diana?"}]
-    wanted = tiny.tokenizer.apply_chat_template(turn, tokenize=True, add_generation_prompt=True).input_ids
-    assert tiny.token_ids(f"{before}Who is Diana?{after}") == wanted
-    plain = ModelCard(tiny.source, tiny.config, PreTrainedTokenizerFast(tokenizer_object=tiny.tokenizer.backend_tokenizer))
-    assert plain.chat_turn is None
 
 
 def test_what_identifies_a_model(lm):
