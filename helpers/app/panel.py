@@ -1,6 +1,6 @@
 """The results of a request, or of two with different settings, on the page: status, readings, map, what can be kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -30,8 +30,10 @@ KEEP_ADDRESS = (
     "(query, choice) => { if (query) window.history.replaceState(null, '', window.location.pathname + "
     f"query.replace(/(?=&run=[^&]*$)/, {CHOICE})); }}"
 )
-SHOW_LADDER = """() => setTimeout(() => document.querySelector('.opened-box .ladder')?.closest('.opened-box')
-  .scrollIntoView({block: 'nearest'}), 150)"""
+SHOW_LADDER = """() => setTimeout(() => {
+  const row = document.querySelector('.ladder-beside tr.opened')?.previousElementSibling;
+  (row || document.querySelector('.opened-box .ladder')?.closest('.opened-box'))?.scrollIntoView({block: 'nearest'});
+}, 150)"""
 
 
 class Panel:
@@ -151,17 +153,20 @@ class Panel:
         """Return the requests that are shown, as far as they are kept."""
         return [job for job in (self.desk.find(id), self.desk.find(beside)) if job]
 
-    def draw(self, id: str, beside: str, position: int | None, choice: str, show: str, cell: str, side: str) -> dict:
-        """Draw the table so far; when the requests are over, also the map and the files."""
-        drawn, jobs = self.draw_table(id, beside, position, choice, show, cell, side), self._find(id, beside)
+    def draw(
+        self, id: str, beside: str, position: int | None, choice: str, show: str, cell: str, side: str
+    ) -> Iterator[dict]:
+        """Draw the table so far; when the requests are over, then the map, and the files, which take longer."""
+        yield self.draw_table(id, beside, position, choice, show, cell, side)
+        jobs = self._find(id, beside)
         if jobs and all(job.is_over for job in jobs):
-            drawn |= self.draw_map(id, beside, choice)
+            drawn = self.draw_map(id, beside, choice)
             for job, files, status in zip(jobs, self.files, self.statuses, strict=False):
                 try:
                     drawn |= files.offer(job)
                 except OSError as error:  # such as a full disk; what was read is still shown
                     drawn[status] = view.error(f"The files to keep can't be written: {error.strerror}.", job)
-        return drawn
+            yield drawn
 
     def draw_table(
         self, id: str, beside: str, position: int | None, choice: str, show: str, cell: str, side: str
