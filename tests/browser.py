@@ -28,19 +28,25 @@ def ask(page, **settings: str) -> None:
     """Type settings into the inputs of these ids, interpret, and wait until the page answers."""
     for name, value in settings.items():
         page.locator(f"#{name.replace('_', '-')}").locator("textarea, input").first.fill(value)
-    page.evaluate("document.querySelectorAll('.status').forEach(one => one.dataset.old = 1)")
+    before = page.evaluate(
+        """() => [...document.querySelectorAll('.status')].map(one => { one.dataset.old = 1; return one.dataset.job; })"""
+    )
     page.click("#interpret")
-    page.wait_for_selector(".status:not([data-old])", timeout=60_000)
+    answered = """before => [...document.querySelectorAll('.status:not([data-old])')].some(
+        one => !one.dataset.job || !before.includes(one.dataset.job))"""
+    page.wait_for_function(answered, arg=before, timeout=60_000)
 
 
 def wait_until_over(page, panel: str = "a") -> str:
-    """Wait for the panel's request to end, and its table to be whole; what its status says then."""
+    """Wait for a request of the panel to end, "b" is the one beside it, and its table to be whole; what its status says
+    then.
+    """
     over = ", ".join(f"#status-{panel} [data-state={state}]" for state in ("done", "stopped", "failed"))
     page.wait_for_selector(over, timeout=120_000)
     said = page.inner_text(f"#status-{panel} .status").strip()
     if page.get_attribute(f"#status-{panel} .status", "data-state") == "done":
         page.wait_for_function(
-            f"document.querySelector('#table-{panel} td') && !document.querySelector('#table-{panel} td.empty')",
+            "document.querySelector('#table-a td') && !document.querySelector('#table-a .empty')",
             timeout=10_000,
         )
     return said

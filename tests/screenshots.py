@@ -13,8 +13,8 @@ from helpers.app.desk import Desk
 from helpers.app.server import Server
 from helpers.figures.style import with_palette
 
-DESKTOP, LAPTOP, NARROW, PHONE = (
-    {"width": width, "height": height} for width, height in ((1600, 1000), (1280, 800), (1200, 800), (375, 812))
+DESKTOP, NOTEBOOK, LAPTOP, PHONE = (
+    {"width": width, "height": height} for width, height in ((1600, 1000), (1440, 900), (1280, 800), (375, 812))
 )
 
 
@@ -39,13 +39,24 @@ def take(url: str, folder: Path) -> None:
             field.press("Enter")
             page.wait_for_selector("#answer-a .answer", timeout=120_000)
 
-        page = visit(NARROW, device_scale_factor=1.5)  # for the README, whose pages are narrow
-        ask(page, prompt="Diana, Princess of Wales")
-        wait_until_over(page)
-        page.locator("#table-a tr").nth(5).locator("td button").nth(2).click()
-        page.wait_for_selector(".ladder")
+        page = visit(NOTEBOOK)  # for the README: the first view, as it opens
+        page.wait_for_selector("#table-a td button")
         page.mouse.move(0, 0)
-        save(page, "readme")
+        save(page, "readme", full=False)
+        ask(page, layers="all", amplifiers="1, 3, 6")
+        wait_until_over(page)
+        page.locator("#table-a tbody tr").nth(20).locator("td button").nth(1).click()
+        page.wait_for_selector(".ladder")
+        save(page, "all-layers", full=False)
+        page.context.close()
+
+        page = visit(NOTEBOOK)
+        page.get_by_text("Side by side").click()
+        page.get_by_label("Read a second time").check()
+        page.wait_for_timeout(500)
+        ask(page, other_amplifiers="1")
+        wait_until_over(page), wait_until_over(page, "b")
+        save(page, "side-by-side", full=False)
         page.context.close()
 
         page = visit(DESKTOP)

@@ -8,10 +8,11 @@ lens      what cheap lenses say of the same vectors
 desk      the one model in memory, and the one thread that uses it
 cells     the readings of each vector, the best of each method, and chance beside it
 answers   of questions about what a vector is, as HTML
-view      a request's results as HTML; report, as a page that stands alone
+kept      the first view, as it was read earlier
+view      a request's results as HTML (table, ladder, heatmap; parts of them); report, as a page that stands alone
 chips     tokens to choose from
 inputs    what a visitor can set
-panel     a request's results on the page, and the files to download
+panel     the results of a request, or of two side by side, on the page; files, to download
 page      what happens on a click
 vector_settings, given, given_view, vector_tab   given vectors: what is asked, read, shown; the page's second tab
 api       the page for programs

@@ -6,6 +6,7 @@ from ..words.components import COMPONENTS
 from . import view
 from .desk import Desk
 from .jobs import Question
+from .parts import quoted, shown, symbol
 
 LIKELIEST = '<b class="likeliest" title="the likeliest, above its chance">●</b>'
 
@@ -27,7 +28,7 @@ def labels(question: Question) -> str:
     """Return the labels of a question's one vector, the likeliest first: a bar each, with a tick where chance is."""
     [item], rows = question.items, question.rows
     what = (
-        f"{view.symbol(item.component)}, layer {item.layer}, token {view.quoted(question.tokens[item.position])}, "
+        f"{symbol(item.component)}, layer {item.layer}, token {quoted(question.tokens[item.position])}, "
         f"α = {item.amplifier:g}"
     )
     if rows["probability"].isna().any():
@@ -38,13 +39,13 @@ def labels(question: Question) -> str:
         is_likeliest = number == 0 and own > chance
         words = f"probability {own:.2f}, by chance {chance:.2f}; as probable for {others:.0%} of the other prompts"
         lines.append(
-            f'<tr{" class=best" if is_likeliest else ""}><th scope="row">{view.shown(row["label"])}</th>'
+            f'<tr{" class=best" if is_likeliest else ""}><th scope="row">{shown(row["label"])}</th>'
             f'<td class="wide"><span class="share" role="img" aria-label="{words}" title="{words}">'
             f'<i class="bar" style="width:{100 * own:.1f}%"></i><i class="tick" style="left:{100 * chance:.1f}%"></i>'
             f'</span></td><td class="numbers">{own:.2f}{f" {LIKELIEST}" if is_likeliest else ""}</td>'
             f'<td class="numbers">chance {chance:.2f}</td></tr>'
         )
-    form = view.shown(rows.loc[rows.index.min(), "continuation"])
+    form = shown(rows.loc[rows.index.min(), "continuation"])
     return (
         f'<section class="answer" aria-label="labels"><h3>{what}</h3><table aria-label="probability of each label">'
         f"<tbody>{''.join(lines)}</tbody></table><p>Each label as the text that follows the target prompt, as in "

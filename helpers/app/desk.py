@@ -230,9 +230,14 @@ class Desk:
         """
         card = self.card(settings.model)
         items = settings.plan(card).items(card)
-        wanted = settings.replace(tokens=dict.fromkeys(item.position for item in items))
-        kept = [job for job in list(self._jobs.values()) if isinstance(job, Job)]
-        same = [job for job in kept if job.settings.replace(tokens=job.positions) == wanted]
+        alike = ("model", "target_prompt", "max_new_tokens", "threshold")
+        same = [
+            job
+            for job in list(self._jobs.values())
+            if isinstance(job, Job) and len(job.items) == len(items)
+            and all(getattr(job.settings, name) == getattr(settings, name) for name in alike)
+            and [item._replace(id="") for item in job.items] == items
+        ]  # fmt: skip
         preferred = [job for job in same if job.id == id]
         return next(iter(preferred or [job for job in reversed(same) if job.state == "done" and job.weighed]), None)
 

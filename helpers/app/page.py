@@ -3,8 +3,9 @@
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -14,16 +15,17 @@ from ..words.methods import BLIND, CHOICES
 from . import view
 from .answers import answer
 from .api import add_api
-from .chips import chip
 from .desk import Desk
 from .guard import visitor
 from .inputs import Inputs
 from .jobs import Job, Request
 from .kept import first_view
 from .panel import GONE, QUIET, Panel
+from .parts import SIDES
 from .settings import Beyond, PageSettings, same_tokens
 from .vector_tab import VectorTab
 
+BESIDE = "beside_"  # before the names of the second request's settings, in a link
 REFRESH = 0.05  # seconds between two looks at a request
 MOST_REMEMBERED = 50  # requests in a visit's history
 LONG = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
@@ -48,7 +50,7 @@ class Page:
     def __init__(self, desk: Desk, exports: Path):
         self.desk = desk
         desk.forget = lambda id: shutil.rmtree(exports / id, ignore_errors=True)
-        self._followed: dict[tuple, str] = {}  # (visitor, panel) -> the request that it shows
+        self._followed: dict[tuple, tuple[str, ...] | str] = {}  # (visitor,) -> the requests that its page shows
         with gr.Blocks(
             title="Superscopes", analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)
         ) as self.blocks:
@@ -57,11 +59,7 @@ class Page:
                 with gr.Column(scale=1, min_width=320, elem_classes="ask"):
                     self.inputs = Inputs(desk)
                 with gr.Column(scale=3, min_width=320, elem_classes="answers"):
-                    with gr.Row(elem_classes="panels"):
-                        with gr.Column(min_width=320):
-                            self.a = Panel(desk, exports, "a")
-                        with gr.Column(min_width=320, visible=False) as self.beside:
-                            self.b = Panel(desk, exports, "b")
+                    self.panel = Panel(desk, exports)
             with kinds, gr.Tab("A vector", id="vector", elem_id="vector-tab"):
                 self.vectors = VectorTab(desk, exports)
             self.visit = gr.State([])
@@ -69,33 +67,35 @@ class Page:
             add_api(desk, exports.parent)
 
     def _connect(self) -> None:
-        a, b, inputs = self.a, self.b, self.inputs
+        panel, inputs = self.panel, self.inputs
         history = [self.visit, inputs.history]
+        beside = [inputs.compare, *inputs.compared.values()]
         gr.on(
             [inputs.go.click, inputs.fields["prompt"].submit], self.ask,
-            [*inputs.all_fields, inputs.compare, *inputs.compared.values(), a.job_id, b.job_id, self.visit],
-            [inputs.problem, inputs.expected, *a.new, *b.new, self.beside, *history], **LONG,
+            [*inputs.all_fields, *beside, panel.job_id, panel.beside_id, self.visit],
+            [inputs.problem, inputs.expected, *panel.new, *history], **LONG,
         ).then(inputs.expect, inputs.all_fields, inputs.expected, **QUIET)  # fmt: skip
         gr.on([inputs.go.click, inputs.fields["prompt"].submit], None, js=SHOW_ANSWERS)
-        inputs.stop.click(self.stop_reading, [a.job_id, b.job_id, a.asked, b.asked], queue=False, **QUIET)
-        arrived = [inputs.problem, *inputs.filled, *a.new, a.choice, a.show, *history]
+        inputs.stop.click(self.stop_reading, [panel.job_id, panel.beside_id, panel.asked], queue=False, **QUIET)
+        arrived = [inputs.problem, *inputs.filled, *beside, *panel.new, panel.choice, panel.show, *history]
         self.blocks.load(self.arrive, None, arrived, **LONG)
-        inputs.history.input(self.show_again, history[::-1], [*inputs.filled, *a.new], **LONG)
-        for panel in (a, b):
-            gr.on(
-                [panel.ask.click, panel.labels.submit], self.asker(panel),
-                [panel.job_id, panel.cell, panel.alpha, panel.labels, panel.asked], [panel.asked, panel.answer], **LONG,
-            )  # fmt: skip
-            panel.rest.click(
-                self.rest_asker(panel), [panel.job_id, self.visit], [inputs.problem, *panel.new, *history], **LONG
-            )
+        inputs.history.input(self.show_again, history[::-1], [*inputs.filled, *panel.new], **LONG)
+        gr.on(
+            [panel.ask.click, panel.labels.submit], self.ask_what_it_is,
+            [panel.job_id, panel.beside_id, panel.side, panel.cell, panel.alpha, panel.labels, panel.asked],
+            [panel.asked, panel.answer], **LONG,
+        )  # fmt: skip
+        panel.rest.click(
+            self.ask_for_the_rest, [panel.job_id, panel.beside_id, self.visit],
+            [inputs.problem, *panel.new, *history], **LONG,
+        )  # fmt: skip
         self.blocks.unload(self.leave)
 
     async def ask(self, request: gr.Request, *values) -> AsyncIterator[dict]:
         """Ask for what the inputs say, and follow it; a wrong setting is reported, and nothing else changes."""
         number = len(self.inputs.all_fields)
         fields, compare, (*others, job_a, job_b, visit) = values[:number], values[number], values[number + 1 :]
-        jobs = {}
+        jobs = []
         try:
             wanted = [await asyncio.to_thread(self.inputs.read, fields)]
             if compare:
@@ -103,19 +103,18 @@ class Page:
                 wanted.append(await asyncio.to_thread(self._settings_beside, wanted[0], changes))
             of_this_visit = {id for _, id in visit}  # what another visitor's link shows is not this one's to stop
             self.stop_reading(*of_this_visit & {job_a, job_b})
-            for panel, settings in zip((self.a, self.b), wanted, strict=False):
-                jobs[panel] = await asyncio.to_thread(self.desk.submit, settings, visitor(request))
+            for settings in wanted:
+                jobs.append(await asyncio.to_thread(self.desk.submit, settings, visitor(request)))
         except InputError as error:
-            self.stop_reading(*(job.id for job in jobs.values()))
+            self.stop_reading(*(job.id for job in jobs))
             where = self.inputs.expected if isinstance(error, Beyond) else self.inputs.problem
             yield {self.inputs.problem: "", where: view.error(str(error))}
             return
-        first = {self.inputs.problem: "", self.beside: gr.update(visible=compare)}
-        async for changes in self.follow(request, jobs, first | self._remember(visit, jobs.values())):
+        async for changes in self.follow(request, jobs, {self.inputs.problem: ""} | self._remember(visit, jobs)):
             yield changes
 
     def _settings_beside(self, settings: PageSettings, changes: dict) -> PageSettings:
-        """Return the settings of the second panel: the same pieces of the prompt, in its model's tokens.
+        """Return the settings that stand beside the others: the same pieces of the prompt, in its model's tokens.
 
         Raises:
             InputError: a wrong setting, or the models split the prompt differently.
@@ -123,7 +122,7 @@ class Page:
         other = settings.replace(**changes)
         if other.model != settings.model:
             card, other_card = self.desk.card(settings.model), self.desk.card(other.model)
-            settings.plan(card).items(card)  # the errors of the first panel come first
+            settings.plan(card).items(card)  # the errors of the first come first
             other = other.replace(tokens=same_tokens(settings.prompt, settings.tokens, card, other_card))
         return other
 
@@ -138,123 +137,126 @@ class Page:
             if job := self.desk.find(id, Request):
                 self.desk.stop(job)
 
-    async def follow(self, request: gr.Request, jobs: dict[Panel, Job], first: dict) -> AsyncIterator[dict]:
+    async def follow(self, request: gr.Request, jobs: Sequence[Job], first: dict) -> AsyncIterator[dict]:
         """Yield what changes on the page while requests are served.
 
         Args:
-            jobs: panel -> the request that it shows from now on.
+            jobs: the request that it shows from now on, or two that stand side by side.
             first: what else changes at once.
         """
-        keys = {panel: (request.session_hash, panel.name) for panel in jobs}
-        for panel, job in jobs.items():
-            self._followed[keys[panel]] = job.id
-            first |= {
-                panel.job_id: job.id,
-                panel.query: f"{job.settings.link()}&run={job.id}",
-                panel.position: gr.update(
-                    choices=[(chip(job.tokens[position]), position) for position in job.positions],
-                    value=job.positions[-1],
-                    visible=len(job.positions) > 1,
-                ),
-                panel.cell: "",
-                panel.ladder: "",
-                panel.asking: gr.update(visible=False),
-                panel.answer: "",
-            }
-        seen = {}
-        while jobs:
-            jobs = {panel: job for panel, job in jobs.items() if self._followed.get(keys[panel]) == job.id}
-            over = [panel for panel, job in jobs.items() if job.is_over]  # noted before the last look at them
-            now = {}
-            for panel, job in jobs.items():
-                now |= {panel.status: view.status(self.desk, job), panel.pulse: _pulse(job)}
+        key, ids = (request.session_hash,), tuple(job.id for job in jobs)
+        self._followed[key], is_over, seen = ids, False, {}
+        first |= self.panel.begin(jobs, _link(jobs, self.inputs.compared))
+        while not is_over and self._followed.get(key) == ids:
+            is_over = all(job.is_over for job in jobs)  # noted before the last look at them
+            now = {self.panel.pulse: " ".join(map(_pulse, jobs))}
+            for status, job in zip(self.panel.statuses, jobs, strict=False):
+                now[status] = gr.update(value=view.status(self.desk, job), visible=True)
             changed = first | {component: value for component, value in now.items() if seen.get(component) != value}
             if changed:
                 yield changed
             seen, first = seen | now, {}
-            jobs = {panel: job for panel, job in jobs.items() if panel not in over}
             await asyncio.sleep(REFRESH)
 
     def leave(self, request: gr.Request) -> None:
         """Forget a page that was closed. Its requests go on, and their links find them."""
         self.vectors.leave(request)
-        for panel in (self.a, self.b):
-            self._followed.pop((request.session_hash, panel.name), None)
-            self._followed.pop((request.session_hash, panel.name, "question"), None)
+        self._followed.pop((request.session_hash,), None)
+        self._followed.pop((request.session_hash, "question"), None)
 
-    def asker(self, panel: Panel) -> Callable:
-        """Return a function that asks which of some labels a panel's open vector is, and follows the answer."""
+    async def ask_what_it_is(
+        self, id: str, beside: str, side: str, cell: str, alpha: str, labels: str, before: str, request: gr.Request
+    ) -> AsyncIterator[dict]:
+        """Ask which of some labels the open vector is, and follow the answer."""
+        panel = self.panel
+        self.stop_reading(before)
+        of = beside if side == SIDES[1] else id
+        try:
+            question = await asyncio.to_thread(panel.ask_about, of, cell, alpha, labels, visitor(request))
+        except InputError as error:
+            yield {panel.answer: view.error(str(error))}
+            return
+        if not question:
+            yield {panel.answer: GONE}
+            return
+        key, first = (request.session_hash, "question"), {panel.asked: question.id}
+        self._followed[key], seen, over = question.id, None, False
+        while not over and self._followed.get(key) == question.id:
+            over = question.is_over  # noted before the last look at it
+            if (now := answer(self.desk, question)) != seen:
+                yield first | {panel.answer: now}
+                first, seen = {}, now
+            await asyncio.sleep(REFRESH)
 
-        async def ask(
-            id: str, cell: str, alpha: str, labels: str, before: str, request: gr.Request
-        ) -> AsyncIterator[dict]:
-            self.stop_reading(before)
-            try:
-                question = await asyncio.to_thread(panel.ask_about, id, cell, alpha, labels, visitor(request))
-            except InputError as error:
-                yield {panel.answer: view.error(str(error))}
-                return
-            if not question:
-                yield {panel.answer: GONE}
-                return
-            key, first = (request.session_hash, panel.name, "question"), {panel.asked: question.id}
-            self._followed[key], seen, over = question.id, None, False
-            while not over and self._followed.get(key) == question.id:
-                over = question.is_over  # noted before the last look at it
-                if (now := answer(self.desk, question)) != seen:
-                    yield first | {panel.answer: now}
-                    first, seen = {}, now
-                await asyncio.sleep(REFRESH)
-
-        return ask
-
-    def rest_asker(self, panel: Panel) -> Callable:
-        """Return a function that asks for all tokens and layers of a panel's request, and follows it."""
-
-        async def ask(id: str, visit: list, request: gr.Request) -> AsyncIterator[dict]:
-            if not (job := self.desk.find(id)):
-                return
-            try:
-                job = await asyncio.to_thread(self.desk.submit, panel.rest_of(job), visitor(request))
-            except InputError as error:
-                yield {self.inputs.problem: view.error(str(error))}
-                return
-            async for changes in self.follow(request, {panel: job}, self._remember(visit, [job])):
+    async def ask_for_the_rest(self, id: str, beside: str, visit: list, request: gr.Request) -> AsyncIterator[dict]:
+        """Ask for all tokens and layers of what is shown, and follow it."""
+        shown, jobs = [job for job in (self.desk.find(id), self.desk.find(beside)) if job], []
+        try:
+            for job in shown:
+                jobs.append(await asyncio.to_thread(self.desk.submit, self.panel.rest_of(job), visitor(request)))
+        except InputError as error:
+            self.stop_reading(*(job.id for job in jobs))
+            yield {self.inputs.problem: view.error(str(error))}
+            return
+        if jobs:
+            async for changes in self.follow(request, jobs, self._remember(visit, jobs)):
                 yield changes
-
-        return ask
 
     async def arrive(self, request: gr.Request) -> AsyncIterator[dict]:
         """Show what a link asks for: what was read of it, or else it is read now. Without a link, show the paper's first
         example; then what the desk does, until it is ready.
         """
-        query, job, filled = dict(request.query_params), None, {}
-        yield {self.a.status: view.status(self.desk, None)}
+        query, jobs, filled, status = dict(request.query_params), [], {}, self.panel.statuses[0]
+        yield {status: view.status(self.desk, None)}
         try:
             settings = await asyncio.to_thread(self._settings_of, query)
-            filled = await asyncio.to_thread(self.inputs.fill, settings) | self.a.choose(_choice_of(query))
+            wanted = [settings]
+            filled = await asyncio.to_thread(self.inputs.fill, settings) | self.panel.choose(_choice_of(query))
+            if changes := _beside_of(query, self.inputs.compared):
+                wanted.append(await asyncio.to_thread(self._settings_beside, settings, changes))
+                filled |= {field: getattr(wanted[1], name) for name, field in self.inputs.compared.items()}
+                filled |= {self.inputs.compare: True}
             while not self.desk.is_laid_out:
                 await asyncio.sleep(REFRESH)
-            id = query.get("run", "")
-            job = None if PageSettings.asks(query) else self.desk.find(id)
-            job = job or await asyncio.to_thread(self.desk.recall, settings, id)
-            if not job and PageSettings.asks(query):
-                job = await asyncio.to_thread(self.desk.submit, settings, visitor(request))
-                filled |= self._remember([], [job])
+            jobs, new = await asyncio.to_thread(self._recall, wanted, query, visitor(request))
+            filled |= self._remember([], new) if new else {}
         except InputError as error:
             if not filled:
                 filled = await asyncio.to_thread(self.inputs.fill, PageSettings.of({"model": self.desk.model}))
             filled |= {self.inputs.problem: view.error(str(error))}
-        if job:
-            async for changes in self.follow(request, {self.a: job}, filled):
+        if jobs:
+            async for changes in self.follow(request, jobs, filled):
                 yield changes
         else:
             yield filled
-        key, shown, is_ready = (request.session_hash, self.a.name), job and job.id, False
+        key, shown, is_ready = (request.session_hash,), tuple(job.id for job in jobs) or None, False
         while self._followed.get(key) == shown and not is_ready:
             is_ready = self.desk.is_ready  # noted before the last look at it
-            yield {self.a.status: view.status(self.desk, job)}
+            yield {status: view.status(self.desk, jobs[0] if jobs else None)}
             await asyncio.sleep(REFRESH)
+
+    def _recall(self, wanted: Sequence[PageSettings], query: dict[str, str], visitor: str) -> tuple[list[Job], list[Job]]:
+        """Return the requests that a link shows, and which of them are new; none if it asks for nothing that was read.
+
+        Raises:
+            InputError: a setting that a model can't carry out, or a queue that is full.
+        """
+        id, asks = query.get("run", ""), PageSettings.asks(query)
+        if not asks and (job := self.desk.find(id)):
+            return [job], []
+        found = [self.desk.recall(settings, id) for settings in wanted]
+        if not asks:
+            return [job for job in found if job], []
+        new, jobs = [], []
+        try:
+            for settings, job in zip(wanted, found, strict=True):
+                if not job:
+                    new.append(job := self.desk.submit(settings, visitor))
+                jobs.append(job)
+        except InputError:
+            self.stop_reading(*(job.id for job in new))
+            raise
+        return jobs, new
 
     def _settings_of(self, query: dict[str, str]) -> PageSettings:
         """Return what a link's query asks for.
@@ -270,8 +272,24 @@ class Page:
         job = self.desk.find(id) if id in [known for _, known in visit] else None
         if job:
             filled = await asyncio.to_thread(self.inputs.fill, job.settings)
-            async for changes in self.follow(request, {self.a: job}, filled):
+            async for changes in self.follow(request, [job], filled):
                 yield changes
+
+
+def _link(jobs: Sequence[Job], compared: Iterable[str]) -> str:
+    """Return the query of a link to requests.
+
+    Args:
+        compared: names of settings in which a second one may differ from the first.
+    """
+    job, *others = jobs
+    beside = {f"{BESIDE}{name}": getattr(other.settings, name) for other in others for name in compared}
+    return f"{job.settings.link()}{'&' * bool(beside)}{urlencode(beside)}&run={job.id}"
+
+
+def _beside_of(query: dict[str, str], compared: Iterable[str]) -> dict[str, str]:
+    """Return in what the second request of a link differs from the first; {} if there is no second one."""
+    return {name: query[f"{BESIDE}{name}"] for name in compared if f"{BESIDE}{name}" in query}
 
 
 def _choice_of(query: dict[str, str]) -> str:

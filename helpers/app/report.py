@@ -6,7 +6,8 @@ from html import escape
 from ..words.methods import CHOICES
 from .cells import cells_of
 from .jobs import Job
-from .view import STYLE, ladder, quoted, table
+from .parts import quoted
+from .view import STYLE, ladder, table
 
 
 def report(job: Job, python: str) -> str:

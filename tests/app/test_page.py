@@ -374,19 +374,31 @@ def test_an_error_beside_a_running_request_stays(visit):
 
 
 @pytest.mark.slow
-def test_side_by_side_and_the_history(visit):
-    page = visit()
+def test_side_by_side_and_the_history(visit, server):
+    page = visit(width=1440)
     page.get_by_text("Side by side").click()
     page.get_by_label("Read a second time").check()
     page.wait_for_timeout(300)
     ask(page, layers="1", amplifiers="1, 2, 3", other_amplifiers="5")
     wait_until_over(page), wait_until_over(page, "b")
-    assert "α 1, 2, 3" in page.inner_text("#heading-a") and "α 5" in page.inner_text("#heading-b")
+    assert "α 1, 2, 3" in page.inner_text("#heading-a") and "α 5" in page.inner_text("#heading-a")
+    assert page.locator("#table-a td.pair").count() == 3 and page.locator("#table-a td button").count() == 6
+    right = "document.querySelector('#table-a table').getBoundingClientRect().right"
+    assert page.evaluate(right) <= 1440 and page.evaluate("document.documentElement.scrollWidth") <= 1440
+    page.locator("#table-a [data-side=b]").nth(1).click()
+    page.wait_for_selector("#ladder-a .ladder")
+    assert page.inner_text("#ladder-a h3").split() == "B MLP output, layer 1, token “Wales”".split()
+    assert page.locator("#ladder-a tbody tr").count() == 1
+    before = len(server.desk._jobs)
+    copied = visit(re.sub("&run=.*", "", page.url).removeprefix(server.url))
+    copied.wait_for_selector("#table-a td.pair button")
+    assert len(server.desk._jobs) == before and "α 5" in copied.inner_text("#heading-a")
     page.get_by_label("Read a second time").uncheck()
     page.wait_for_timeout(300)
     ask(page, layers="2", amplifiers="1")
     wait_until_over(page)
-    page.wait_for_selector("#table-b", state="hidden")
+    page.wait_for_selector("#table-a td.pair", state="detached")
+    assert not page.locator("#status-b").is_visible()
     page.get_by_text("This visit").click()
     page.locator("#history input").click()
     options = page.get_by_role("option")

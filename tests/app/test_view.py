@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -214,8 +215,55 @@ def test_a_cell_that_the_page_did_not_name_is_none(name):
 
 def test_the_map_has_a_square_for_each_layer_and_token(job):
     page = view.heat_map(job)
-    assert page.count("<button") == 9 and page.count('<span class="missing"') == 9 * 5
+    assert page.count("<td><button") == 9 and page.count('<span class="missing"') == 9 * 5
     assert page.count('tabindex="0" class') == 3  # the first square of each map is reached by the tab key
+
+
+def test_the_map_is_coloured_by_what_the_table_shows(job):
+    """By probability where something was fitted, by rank where not; by similarity when that is chosen."""
+    sure = replace(job, weighed={
+        item.id: Weighed(0.25 if item.component == "mlp_output" else np.nan, 0.75, item.amplifier == 3, "uncalibrated")
+        for item in job.items
+    })  # fmt: skip
+    page, cell = view.heat_map(sure), Cell("mlp_output", 1, 5)
+    shade = dict(re.findall(r'<td><button[^>]*--shade:([\d.]+)" data-cell="([^"]*)"', page)[i][::-1] for i in range(9))
+    assert {name: float(value) for name, value in shade.items()} == {
+        str(cell): 0.25 if cell.component == "mlp_output" else 0.75 for cell in cells_of(sure)
+    }
+    assert "mean rank among the vector's readings; of the reading chosen without the prompt" in page
+    assert "similarity" not in page
+    [chosen] = [one for one in cells_of(sure)[cell] if one.amplifier == 3]
+    first = sure.first_item(chosen.scored)
+    assert f"<span>{escape(first)}</span></button>" in page and "The strongest" in page
+    similar = view.heat_map(sure, "similarity")
+    best = similar_of(cells_of(sure)[cell]) if cell in cells_of(sure) else None
+    assert best and "0.8 similarity of the best reading to the prompt" in similar and "mean rank" not in similar
+    shades = dict(re.findall(r'<td><button[^>]*--shade:([\d.]+)" data-cell="([^"]*)"', similar)[i][::-1] for i in range(9))
+    for one, tries in cells_of(sure).items():
+        score = max(each.scored.score for each in tries)
+        assert float(shades[str(one)]) == pytest.approx(min(max(score, 0) / 0.8, 1), abs=0.006)
+
+
+def test_in_a_long_prompt_the_squares_have_no_words_but_a_list_has(job):
+    long = replace(job, tokens=job.tokens + ["more"] * 10)
+    page = view.heat_map(long)
+    assert "worded" in view.heat_map(job) and "worded" not in page
+    assert "<td><button" in page and not re.search(r"<td><button[^>]*><span>", page)
+    assert 0 < page.split("The strongest")[1].count("<li><button") <= 12
+
+
+def test_two_settings_stand_in_each_cell(desk, job):
+    other = served(desk, job.settings.replace(amplifiers="5", layers="1-2"))
+    page = view.table(job, 5, beside=other, opened=Cell("mlp_output", 1, 5))
+    assert page.count('<td class="pair">') == 9 and page.count('data-side="a"') == 9
+    assert page.count('data-side="b"') == 6 == page.count('aria-label="B, layer') and page.count("absent") == 3
+    assert page.index("layer </span>1<") < page.index('<tr class="opened"') < page.index("layer </span>2<")
+    assert '<b class="which b">B</b> Of 6 vectors' in page and "one of 3 / the only one" in page
+    similar = view.table(job, 5, "similarity", beside=other)
+    heads = re.findall(r'<th scope="col" class="(\w+)">([^<]*)</th>', similar)
+    assert heads[:2] == [("plain", "α = 1"), ("amplified", "best of 2 amplified / amplified")]
+    assert similar.count("absent") == 9 + 3  # no plain reading beside, and no layer 0
+    assert '<b class="which b">B</b>' in view.ladder(other, Cell("mlp_output", 1, 5), side="b")
 
 
 def test_the_report_stands_alone(job):
