@@ -17,7 +17,7 @@ from ..experiments import EXPERIMENTS, beside, ways_to_amplify
 from ..experiments._sentences import is_certain, with_interval, within_category
 from ..experiments.can_it_speak import layers_above_chance
 from ..experiments.model_sizes import AS_DEEP, EARLY
-from ..experiments.which_amplifier import BEST, FIXED
+from ..experiments.which_amplifier import ASKED_MORE, BEST, FIXED
 from ..judging.chance import NULLS
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..models.catalogue import CATALOGUE
@@ -328,6 +328,12 @@ def _rate(row: Mapping[str, float]) -> str:
     return f"{100 * row['rate']:.1f} % (chance {100 * row['null']:.1f} %; above it {_in_points(row)})"
 
 
+WITNESSES = {  # choice -> how a column says it
+    PLAIN.name: "one plain", FIXED: "one fixed α", "agreement_contrast": "agreement", "entropy": "entropy",
+    "log_prob": "log-probability", "pmi": "pmi", "pmi_mean": "pmi, mean vector", "specificity": "specificity",
+    "round_trip": "round trip", "consistency": "consistency", "mean_rank": "mean rank", "mean_rank_all": "mean rank of all",
+    "confidence": "probability",
+}  # fmt: skip
 CHOSEN_BLIND = {"agreement_contrast": "by agreement", "confidence": "by probability"}  # criterion -> how a column says it
 
 
@@ -337,7 +343,7 @@ def blind() -> str:
     rows, shares, beats = [], {}, {}
     for model in (*CATALOGUE, PAPERS_MODEL):
         table = table_of(model, "which_amplifier")
-        table = table[table["judged by"] == DESCRIPTION.name]
+        table = table[(table["judged by"] == DESCRIPTION.name) & ~table["set"].str.endswith(ASKED_MORE)]
         for (name, component), part in table.groupby(["set", "component"], sort=False):
             of = part.set_index("choice")
             who = f"{model}, {of['prompts'].iloc[0]} {name}, {plural(component)}"
@@ -356,6 +362,26 @@ def blind() -> str:
     chosen = [f"one chosen blind, {how}" for how in CHOSEN_BLIND.values()]
     header = ["", "one plain", "one fixed α", *chosen, "the best of all, which sees the answer"]
     return f"{rows_of(header, rows)}\n\n{said}"
+
+
+@number
+def witnesses() -> str:
+    """Lay out what each criterion gives where all are known: the vectors of which what costs more was asked."""
+    from ..judging.more_evidence import MORE_EVIDENCE
+
+    rows, names = [], [*WITNESSES, BEST]
+    for model in CATALOGUE:
+        table = table_of(model, "which_amplifier")
+        known = table[table["choice"].isin(MORE_EVIDENCE)][["set", "component"]].drop_duplicates()
+        table = table[table["judged by"] == DESCRIPTION.name].merge(known)
+        for (name, component), part in table.groupby(["set", "component"], sort=False):
+            of = part.set_index("choice")
+            layers = about(model, "which_amplifier")["sets"][name]["layers"]
+            who = f"{model}, {of['prompts'].iloc[0]} {name.removesuffix(ASKED_MORE)}, {plural(component)}, layers {layers}"
+            rows.append([who, *(_in_points(of.loc[choice]) if choice in of.index else "" for choice in names)])
+    if not rows:
+        return "No model of these results was asked yet."
+    return rows_of(["", *(WITNESSES.get(name, "the best of all, which sees the answer") for name in names)], rows)
 
 
 @number
@@ -390,17 +416,22 @@ def lenses() -> str:
     return rows_of(["", *beside.WAYS], rows)
 
 
+WAYS_CHOSEN = {
+    ways_to_amplify.FIXED: "one setting", ways_to_amplify.BLIND: "chosen blind", ways_to_amplify.BEST: "the best of all"
+}  # fmt: skip
+
+
 @number
 def ways() -> str:
-    """Lay out what one setting of each way to amplify gives, of the models that have tried them."""
+    """Lay out what each way to amplify gives, of the models that have tried them."""
     rows, names = [], [PLAIN.name, *ways_to_amplify.FORMULAS]
     for model in (model for model in CATALOGUE if (ROOT / "data" / model / "ways_to_amplify_found.csv").is_file()):
-        found = table_of(model, "ways_to_amplify_found")
-        found = found[found["choice"] == ways_to_amplify.FIXED]
-        for (rule, component), of in found.groupby(["judged by", "component"], sort=False):
+        found = table_of(model, "ways_to_amplify_found").fillna({"setting": ""})
+        for (rule, component, choice), of in found.groupby(["judged by", "component", "choice"], sort=False):
             of = of.set_index("way")
-            cells = [f"{_in_points(of.loc[name])}, {of.loc[name, 'setting']}" if name in of.index else "" for name in names]
-            rows.append([f"{model}, {plural(component)}, {RULES[rule].label}", *cells])
+            texts = {name: [_in_points(of.loc[name]), of.loc[name, "setting"]] for name in names if name in of.index}
+            cells = [", ".join(filter(None, texts.get(name, ()))) for name in names]
+            rows.append([f"{model}, {plural(component)}, {RULES[rule].label}, {WAYS_CHOSEN[choice]}", *cells])
     header = ["", *(METHODS[name].label if name in METHODS else f"{name}: {ways_to_amplify.FORMULAS[name]}" for name in names)]
     return rows_of(header, rows)
 

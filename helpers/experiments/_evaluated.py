@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .. import InputError
 from ..words.files import in_repository, json_of, results_folder
 from ..words.methods import CHOSEN_BLIND
-from ..words.prompts import read_prompts
+from ..words.prompts import LEAST_REFERENCES, read_prompts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +94,49 @@ def with_confidence(rows: pd.DataFrame, *folders: Path) -> pd.DataFrame:
             if sure.notna().any():
                 break
     return told
+
+
+def with_more_evidence(rows: pd.DataFrame, *folders: Path) -> pd.DataFrame:
+    """Return rows with the columns of `more_evidence.MORE_EVIDENCE`, from the first folder of results that has some.
+
+    Rows of which no folder knows any stay as they are.
+    """
+    from ..runs.evidence import MORE, with_evidence
+
+    for folder in dict.fromkeys(folders):
+        told = with_evidence(rows, folder, MORE)
+        if told[list(MORE.columns)].notna().any(axis=None):
+            return told
+    return rows
+
+
+def asked_more(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the readings of which all is known, of the vectors of whole layers and prompts.
+
+    What costs more may have been gathered of a few layers, or be half gathered. Of each component, the layers count in
+    which most prompts have all of it, and the prompts that have all of it in these; none, if they are too few to
+    compare with each other.
+    """
+    import pandas as pd
+
+    from ..judging.more_evidence import MORE_EVIDENCE
+    from ..judging.score import first_items
+
+    if not set(MORE_EVIDENCE) <= set(rows):
+        return rows[:0]
+    says = (rows["status"] == "ok") & (pd.Series(first_items(rows), rows.index) != "")
+    told = rows[list(MORE_EVIDENCE)].notna().all(axis=1)
+    kept = []
+    for _, part in rows.groupby("component", sort=False):
+        vectors = [part["layer"], part["source prompt"]]
+        whole = (told | ~says)[part.index].groupby(vectors).all().unstack()
+        whole &= told[part.index].groupby(part["layer"]).any().to_numpy()[:, None]
+        of_layer = whole.sum(axis=1)
+        layers = of_layer.index[of_layer == of_layer.max()]
+        prompts = whole.columns[whole.loc[layers].all()]
+        if len(prompts) > LEAST_REFERENCES:
+            kept += part.index[part["layer"].isin(layers) & part["source prompt"].isin(prompts)].tolist()
+    return rows.loc[sorted(kept)]
 
 
 def fitted_folders(settings: Record) -> tuple[Path, Path]:

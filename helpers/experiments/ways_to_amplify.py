@@ -267,9 +267,9 @@ def caption(settings: Settings, found: Found) -> str:
     tries = found.table.loc[found.table["choice"] == BEST, "tries"]
     return (
         f"{found.model}, {found.prompts} prompts, source layers {found.layers}; {targets}. Above chance with as many "
-        f"tries. {interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Filled: one setting of each way, "
+        f"tries. {interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Circles: one setting of each way, "
         f"the best on half of the prompts, judged on the other half; at the right, the one chosen most often. "
-        f"{'Diamonds: of each vector one reading, chosen without the prompt, a description or a score. ' if found.blind else ''}Stars: the "
+        f"{'Filled diamonds: of each vector one reading, chosen without the prompt, a description or a score. ' if found.blind else ''}Stars: the "
         f"best of all of a way's settings ({tries.min()} to {tries.max()}), which sees the answer, and so does its chance. "
         f"Guidance adds another vector: w = 1 is the hidden state. {BARS}, over prompts, of each way by itself. "
         f"{chance(found.table)} Scales differ."

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import InputError
 from ..judging.rules import RULES, rules_for
 from ..words.components import title
+from ..words.grammar import parse_layers
 from ..words.methods import AMPLIFIED, PLAIN
 from ..words.plans import Plan
-from ..words.prompts import read_categories, read_gold
-from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, StoredSettings, setting
+from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
+from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, MaybeLayers, ReadSettings, setting
+from . import ways_to_amplify
 from ._evaluated import (
     BLIND_FIRST,
     FILES,
     OTHER_ENTITIES,
     SETS,
+    asked_more,
+    fitted_folders,
     folder_of,  # noqa: F401, the notebook asks where results go
     is_published,
     published,
     read_sets,
     stored_beside,
     with_confidence,
+    with_more_evidence,
 )
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..judging.judge import Judge
+    from ..runs.readings import Readings
 
 PLACE, WHEN = 105, "paper"
 QUESTION = "can one reading be chosen without seeing the answer?"
@@ -51,15 +58,20 @@ CHOICES = {  # what is chosen of the readings of a vector -> as the figure names
     "entropy": "blind: least entropy",
     "log_prob": "blind: log-probability",
     "pmi": "blind: the same, less without a vector",
+    "pmi_mean": "blind: the same, less under the mean vector",
+    "specificity": "blind: the same, less under others' vectors",
     "round_trip": "blind: round trip",
-    "mean_rank": "blind: mean rank of these",
+    "consistency": "blind: said again, when sampled",
+    "mean_rank": "blind: mean rank",  # RANKED, ALL_RANKED
+    "mean_rank_all": "blind: mean rank, with what costs more",
     "confidence": "blind: most likely right",
     BEST: "the best of all, which sees the answer",
 }
+ASKED_MORE = " asked more"  # of a set's name: the part of which all witnesses were heard
 ABOUT = ("set", "judged by", "component")  # columns that tell the lines of the tables apart
 
 
-class Settings(StoredSettings):
+class Settings(ReadSettings):
     """The parameters of the notebook."""
 
     prompts: FilePath = PROMPTS
@@ -70,11 +82,16 @@ class Settings(StoredSettings):
         (), "CSVs to read, relative to the repository; empty is the evaluations and `elsewhere` in out_dir; or readings that "
         "others have published",
     )  # fmt: skip
+    witnesses: MaybeLayers = setting(
+        "", 'source layers, like "2,5" or "all", of whose readings the model is asked what costs more, once; empty asks '
+        "nothing, and takes what is stored",
+    )  # fmt: skip
+    references: FilePath = setting(OUR_PROMPTS, "other prompts, with whose vectors a reading's is compared then")
     threshold: Cosine = THRESHOLD
 
 
 def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for nothing: one of the stored readings of each vector is chosen."""
+    """Ask a model for no new readings: one of the stored readings of each vector is chosen."""
     return []
 
 
@@ -88,12 +105,13 @@ class Found(NamedTuple):
 
     Attributes:
         model: whose they are.
-        sets: what was read -> how many prompts, and which layers.
+        sets: what was read, or a part of it (ASKED_MORE) -> how many prompts, and which layers.
         rules: by what readings are judged, the leading rule first.
         table: the effect of each choice: set, judged by, component, choice, tries, and the columns of `effect`.
         kept: of each set, rule and component, the blind choice beside the best of all: share (of its effect; NaN where
             that is none), gain, low, high, and the same over chance of the category.
         blind: the criterion that is compared with the best.
+        ways: what `ways_to_amplify` has found of other ways, where it was run: its table, with `.attrs` of its JSON.
     """
 
     model: str
@@ -102,15 +120,42 @@ class Found(NamedTuple):
     table: pd.DataFrame
     kept: pd.DataFrame
     blind: str
+    ways: pd.DataFrame
 
 
 def read(settings: Settings) -> dict[str, pd.DataFrame]:
     """Read the evaluations' rows, or published ones, and those of other entities, with what the model told of them.
 
     Returns:
-        "prompts", "entities" -> rows; with the columns of `evidence.EVIDENCE` and `confidence` where `how_sure` was run.
+        "prompts", "entities" -> rows; with the columns of `evidence.EVIDENCE` and `confidence` where `how_sure` was run,
+        and those of `more_evidence.MORE_EVIDENCE` where they were gathered.
     """
-    return {"prompts": published(settings)} if is_published(settings) else _with_confidence(settings, read_sets(settings))
+    if is_published(settings):
+        return {"prompts": published(settings)}
+    folders = fitted_folders(settings)
+    rows = {name: with_more_evidence(some, *folders) for name, some in read_sets(settings).items()}
+    return _with_confidence(settings, rows)
+
+
+def gather(readings: Readings) -> dict[str, pd.DataFrame]:
+    """Ask the model what costs more of the stored readings of some layers, if any are asked for; then `read`.
+
+    Raises:
+        InputError: a layer that the model doesn't have; published readings; or as `runs.evidence.evidence_for`.
+    """
+    import pandas as pd
+
+    from ..runs.evidence import MORE, evidence_for
+
+    settings = readings.settings
+    if settings.witnesses:
+        if is_published(settings):
+            raise InputError("witnesses", settings.witnesses, "there is no model to ask about published readings")
+        references = read_prompts(settings.references, parameter="references")
+        layers = parse_layers(settings.witnesses, readings.card.num_layers, "witnesses")
+        rows = pd.concat(read_sets(settings).values(), ignore_index=True)
+        evidence_for(readings, rows[rows["layer"].isin(layers)], references, readings.bar, MORE)
+    return read(settings)
 
 
 def _with_confidence(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -133,10 +178,9 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
     from ..judging.judge import Judge
 
     judge, lines, kept, rules, sets = Judge(settings.judge, settings.threshold), [], [], {}, {}
-    for name, some in rows.items():
-        file = getattr(settings, SETS[name])
+    for name, (some, chosen) in _parts(rows, judge).items():
+        file = getattr(settings, SETS[name.removesuffix(ASKED_MORE)])
         sets[name] = some["source prompt"].nunique(), in_runs(some["layer"])
-        chosen = _chosen(some, judge)
         of_set = rules_for(some["source prompt"].unique(), read_gold(file))
         rules |= dict.fromkeys(of_set)
         for rule, truths in of_set.items():
@@ -146,7 +190,43 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
                 lines += [about | line for line in effects]
                 kept += [about | beside] if beside else []
     blind = next((name for name in BLIND_FIRST if any(line["choice"] == name for line in lines)), "")
-    return Found(next(iter(rows.values())).attrs["model"]["name"], sets, list(rules), pd.DataFrame(lines), pd.DataFrame(kept), blind)
+    model = next(iter(rows.values())).attrs["model"]["name"]
+    return Found(model, sets, list(rules), pd.DataFrame(lines), pd.DataFrame(kept), blind, _ways_beside(settings))
+
+
+def _ways_beside(settings: Settings) -> pd.DataFrame:
+    """Return what `ways_to_amplify` has found of this model, beside the rows or before; nothing where it was not run."""
+    import pandas as pd
+
+    from ..runs.results import read_about
+
+    files = [] if is_published(settings) else [folder / ways_to_amplify.FOUND for folder in fitted_folders(settings)]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None or (about := read_about(file)).get("threshold") != settings.threshold:
+        return pd.DataFrame(columns=["judged by", "component", "way", "choice"])
+    found = pd.read_csv(file)
+    found.attrs = about
+    return found
+
+
+def _parts(rows: Mapping[str, pd.DataFrame], judge: Judge) -> dict[str, tuple[pd.DataFrame, dict[str, pd.DataFrame]]]:
+    """Return what is judged together: rows, and what each criterion chooses of them.
+
+    What costs more may be known of a part of a set: that part is judged once more by itself, with all criteria.
+    """
+    from ..judging.criteria import CRITERIA
+    from ..judging.more_evidence import MORE_EVIDENCE
+
+    parts = {}
+    for name, some in rows.items():
+        chosen, more = _chosen(some, judge), asked_more(some)
+        costly = {criterion for criterion in chosen if not MORE_EVIDENCE.keys().isdisjoint(CRITERIA[criterion].needs)}
+        usual = {criterion: one for criterion, one in chosen.items() if criterion not in costly}
+        parts[name] = some, chosen if len(more) == len(some) else usual
+        if 0 < len(more) < len(some):
+            of_more = {criterion: one[one.index.isin(more.index)] for criterion, one in chosen.items()}
+            parts[name + ASKED_MORE] = more, of_more
+    return parts
 
 
 def _chosen(rows: pd.DataFrame, judge: Judge) -> dict[str, pd.DataFrame]:
@@ -198,8 +278,32 @@ def sentences(settings: Settings, found: Found) -> list[str]:
             f"{of.loc[BEST, 'tries']}, which sees the answer, has {percent(of.loc[BEST, 'effect'])}: the blind one has "
             f"{points(row)}{share}."
         )
+    said += _sentences_of_ways(found)
     if not found.blind:
         said.append("No reading can be chosen blind here: that needs several amplifiers, or several layers.")
+    return said
+
+
+def _of_ways(found: Found) -> pd.DataFrame:
+    """Return what was found of other ways by the leading rule, where one reading was chosen blind."""
+    of = found.ways[(found.ways["judged by"] == found.rules[0]) & (found.ways["way"] != PLAIN.name)]
+    return of if (of["choice"] == ways_to_amplify.BLIND).any() else of[:0]
+
+
+def _sentences_of_ways(found: Found) -> list[str]:
+    """Say, per component, what one blind reading gives in each way, beside one fixed setting and the best of all."""
+    said = []
+    for component, part in _of_ways(found).groupby("component", sort=False):
+        of = part.pivot(index="way", columns="choice", values="effect").loc[list(dict.fromkeys(part["way"]))]
+        each = "; ".join(
+            f"{way} {percent(row[ways_to_amplify.BLIND])} (fixed {percent(row[ways_to_amplify.FIXED])}, best "
+            f"{percent(row[ways_to_amplify.BEST])})" for way, row in of.iterrows()
+        )  # fmt: skip
+        about = found.ways.attrs
+        said.append(
+            f"Other ways to amplify, {about['prompts']} prompts, {title(component)}, layers {about['layers']}, "
+            f"{RULES[found.rules[0]].label}, above chance, one reading chosen blind ({about['blind']}): {each}."
+        )
     return said
 
 
@@ -207,31 +311,73 @@ def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
     sets = "; ".join(f"{count} {name}, source layers {layers}" for name, (count, layers) in found.sets.items())
     return (
-        f"{found.model}. {sets}. Above chance with as many tries. "
+        f"{found.model}. {sets}{'' if not _has_more(found) else '. Asked more: the part of which all criteria are known'}. "
+        "Above chance with as many tries. "
         f"{interpreted(settings.threshold, found.rules, '(prompt, layer) pairs')} Blind: chosen without the "
         f"prompt, a description or a score, one try. The best of all is judged by its best reading, and so is its chance. {BARS}, over prompts. "
-        f"{chance(found.table)} Scales differ."
+        f"{chance(found.table)} {'' if not len(_of_ways(found)) else WAYS_BELOW.format(**found.ways.attrs)}Scales differ."
     )
 
 
+WAYS_BELOW = (
+    "Below, {prompts} prompts, source layers {layers}, in each way to amplify: triangles, one setting, fixed on other "
+    "prompts; circles, one reading chosen blind; stars, the best of all. "
+)
+
+
+def _has_more(found: Found) -> bool:
+    return any(name.endswith(ASKED_MORE) for name in found.sets)
+
+
 def figure(settings: Settings, found: Found) -> Figure:
-    """Draw the effect of each choice: a row per set and rule, a column per component."""
+    """Draw the effect of each choice: a row per set and rule, and one of other ways; a column per component."""
     import matplotlib.pyplot as plt
 
     from ..figures import panels
     from ..figures.style import STYLE
 
     rows = list(found.table[["set", "judged by"]].drop_duplicates().itertuples(index=False, name=None))
-    components = list(found.table["component"].unique())
+    components, ways = list(found.table["component"].unique()), _of_ways(found)
     with plt.rc_context(STYLE):
-        drawn, placed = panels.rows_by_components(len(rows), len(components), 5.2, 2.3, margin=1.2)
-        for of_row, (name, rule) in zip(placed[:, :, 0], rows, strict=True):
+        drawn, placed = panels.rows_by_components(len(rows) + (len(ways) > 0), len(components), 5.2, 2.5, margin=1.2)
+        for number, component in enumerate(components if len(ways) else ()):
+            axes, names = placed[-1, number, 0], list(dict.fromkeys(ways["way"]))
+            _draw_ways(axes, ways[ways["component"] == component], names, named=not number)
+            axes.set_title(f"{title(component)}, each way, by the {found.rules[0]}", fontsize=10)
+        for of_row, (name, rule) in zip(placed[: len(rows), :, 0], rows, strict=True):
             for number, (axes, component) in enumerate(zip(of_row, components, strict=True)):
                 part = found.table[(found.table["set"] == name) & (found.table["judged by"] == rule)]
                 part = part[part["component"] == component].set_index("choice")
+                axes.set_visible(len(part) > 0)
+                if not len(part):
+                    continue
                 _draw(axes, part, found.blind, named=not number)
                 axes.set_title(f"{title(component)}, {found.sets[name][0]} {name}, by the {rule}", fontsize=10)
         return panels.finish(drawn, caption(settings, found), int(12.5 * drawn.get_figwidth()))
+
+
+def _looks() -> dict[str, tuple[str, str]]:
+    """Return the color and marker of the choices that are no criteria."""
+    from ..figures.style import INK
+
+    return {PLAIN.name: (PLAIN.colour, PLAIN.marker), FIXED: (AMPLIFIED.colour, "^"), BEST: (INK, "*")}
+
+
+def _draw_ways(axes: Axes, table: pd.DataFrame, ways: list[str], named: bool) -> None:
+    """Draw three dots per way: one fixed setting, one reading chosen blind, and the best of all."""
+    from ..figures import panels
+
+    looks = {ways_to_amplify.FIXED: (FIXED, -0.25), ways_to_amplify.BLIND: ("", 0), ways_to_amplify.BEST: (BEST, 0.25)}
+    for row in table.to_dict("records"):
+        choice, beside = looks[row["choice"]]
+        colour, marker = _looks().get(choice, (AMPLIFIED.colour, AMPLIFIED.marker))
+        at, look = [ways.index(row["way"]) + beside], {"mfc": "white" if choice == FIXED else colour, "ms": 4}
+        panels.chance_bars(axes, at, row, over_chance=True, horizontal=True, width=3)
+        panels.interval_dots(axes, at, row, over_chance=True, horizontal=True, color=colour, marker=marker, **look)
+    panels.zero_line(axes, vertical=True)
+    axes.set_yticks(range(len(ways)), [ways_to_amplify.FORMULAS[way] for way in ways] if named else [""] * len(ways), fontsize=9)
+    axes.set_ylim(len(ways) - 0.5, -0.5)
+    panels.above_chance(axes.xaxis)
 
 
 def _draw(axes: Axes, table: pd.DataFrame, blind: str, named: bool) -> None:
@@ -240,7 +386,7 @@ def _draw(axes: Axes, table: pd.DataFrame, blind: str, named: bool) -> None:
     from ..figures.style import INK
 
     names = [name for name in CHOICES if name in table.index]
-    looks = {PLAIN.name: (PLAIN.colour, PLAIN.marker), FIXED: (AMPLIFIED.colour, "^"), BEST: (INK, "*")}
+    looks = _looks()
     for place, name in enumerate(names):
         row, (colour, marker) = table.loc[name], looks.get(name, (AMPLIFIED.colour, AMPLIFIED.marker))
         panels.chance_bars(axes, [place], row, over_chance=True, horizontal=True)

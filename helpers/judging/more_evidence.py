@@ -87,8 +87,10 @@ class MoreWitness(Witness):
             if key not in self._known and key not in new:
                 new[key] = item._replace(source_prompt=source, position=0), text
         if new:
-            own = dict(zip(new, (self._means_for(key[1]) if key[0] == MEAN else self.references.last for key in new), strict=True))
-            vectors = [amplified_vectors([item], own[key], self._replaced)[0] for key, (item, _) in new.items()]
+            own = [self._means_for(without) if source == MEAN else self.references.last for source, without, *_ in new]
+            vectors = [
+                amplified_vectors([item], of, self._replaced)[0] for of, (item, _) in zip(own, new.values(), strict=True)
+            ]
             layers, texts = [item.target_layer for item, _ in new.values()], [text for _, text in new.values()]
             scores = self._scores(torch.stack(vectors), layers, texts)
             self._known |= {key: found.sum().item() for key, found in zip(new, scores.log_probs, strict=True)}

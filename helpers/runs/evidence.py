@@ -97,7 +97,8 @@ def evidence_for(
     missing = rows[~rows["id"].isin(found.keys())].sort_values("source prompt", kind="stable")
     if len(missing):
         found |= _gathered(readings, missing, references, work, head, bar, kind)
-    table = pd.DataFrame([(id, *found[id]) for id in (sorted(found) if kind.grows else wanted)], columns=["id", *kind.columns])
+    kept = sorted(found) if kind.grows else wanted
+    table = pd.DataFrame([(id, *found[id]) for id in kept], columns=["id", *kind.columns])
     table.attrs = head
     save_results(table, readings.folder / kind.file)
     work.unlink(missing_ok=True)
@@ -206,8 +207,8 @@ def _kept(work: Path, head: dict, kind: Kind) -> dict[str, tuple[float, ...]]:
     found = {}
     for line in ledger.lines_of(work):
         if line["head"] == head:
-            numbers = zip(*([float("nan") if one is None else one for one in line[name]] for name in kind.columns), strict=True)
-            found |= dict(zip(line["id"], numbers, strict=True))
+            columns = ([float("nan") if one is None else one for one in line[name]] for name in kind.columns)
+            found |= dict(zip(line["id"], zip(*columns, strict=True), strict=True))
     return found
 
 

@@ -114,6 +114,9 @@ Positive = Annotated[int, Form(partial(check_whole, least=1), read_number)]
 Seed = Annotated[int, Form(partial(check_whole, least=0, most=2**32 - 1), read_number)]
 Components = Annotated[tuple[str, ...], Form(grammar.check_components, grammar.read_list)]
 Layers = Annotated[str | tuple[int, ...], Form(grammar.check_layers)]
+MaybeLayers = Annotated[  # for which none is a choice, too
+    str | tuple[int, ...], Form(lambda name, layers: grammar.check_layers(name, layers) if layers not in ("", [], ()) else "")
+]
 Amplifiers = Annotated[tuple[float, ...], Form(grammar.check_amplifiers)]
 MaybeAmplifiers = Annotated[  # for which none is a choice, too
     tuple[float, ...], Form(lambda name, values: grammar.check_amplifiers(name, values) if values not in ("", [], ()) else ())

@@ -12,6 +12,7 @@ from helpers.experiments import how_sure
 from helpers.experiments import which_amplifier as which
 from helpers.judging.confidence import FILE, Confidence
 from helpers.judging.evidence import EVIDENCE
+from helpers.judging.more_evidence import MORE_EVIDENCE
 from helpers.judging.score import score
 from helpers.runs import evidence
 from helpers.runs.readings import Readings
@@ -112,12 +113,73 @@ def test_which_amplifier_chooses_by_it(stored):
     how_sure.gather(stored)
     settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)})
     found = which.tables(settings, which.read(settings))
-    assert found.blind == "confidence" and set(which.CHOICES) == set(found.table["choice"])
+    assert found.blind == "confidence" and set(which.CHOICES) - set(found.table["choice"]) == {*MORE_EVIDENCE, "mean_rank_all"}
     of = found.table[(found.table["judged by"] == "description") & (found.table["set"] == "entities")]
     of = of.set_index(["component", "choice"])["effect"]
     for component in COMPONENTS:
         assert of[component, "confidence"] > 0.8 * of[component, which.BEST] > of[component, which.FIXED]
         assert of[component, "pmi"] > of[component, "entropy"], "which is noise here"
+
+
+def test_where_more_is_known_all_criteria_stand_beside_each_other(stored, tmp_path):
+    """Of one layer of one component all is known, of another half of the prompts: the whole one is judged by itself."""
+    how_sure.gather(stored)
+    rows = read_results([tmp_path / "hidden_state.csv"])
+    known = rows[(rows["layer"] == 5) | rows["source prompt"].isin(PROMPTS[:7])]
+    right = ~known["result"].str.contains("soup").to_numpy()
+    table = known[["id"]].assign(pmi_mean=right * 1.0, specificity=right * 2.0, consistency=0.125)
+    table.attrs = {"made": "by hand"}
+    save_results(table, tmp_path / evidence.MORE.file)
+    settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(tmp_path)})
+    found = which.tables(settings, which.gather(Readings(settings, bar=None)))
+    assert found.sets == {"prompts": (16, "2, 5"), "prompts asked more": (16, "5"), "entities": (len(ENTITIES), "2, 5")}
+    of = found.table[found.table["judged by"] == "description"].set_index(["set", "component", "choice"])
+    more = of.loc["prompts asked more"]
+    assert set(which.CHOICES) == set(more.loc["hidden_state"].index) and "mlp_output" not in more.index
+    best = more.loc[("hidden_state", which.BEST), "rate"]
+    assert more.loc[("hidden_state", "specificity"), "rate"] == more.loc[("hidden_state", "pmi_mean"), "rate"] == best > 0
+    assert more.loc[("hidden_state", "consistency"), "rate"] < best, "the first of equals"
+    assert set(of.loc["prompts", "hidden_state"].index).isdisjoint(MORE_EVIDENCE), "not known of all"
+    drawn = which.figure(settings, found)
+    assert sum(axes.get_visible() for axes in drawn.axes) == len(drawn.axes) - len(found.rules)
+    assert "Asked more: the part of which all criteria are known" in which.caption(settings, found)
+    assert any(said.startswith("16 prompts asked more, Hidden states") for said in which.sentences(settings, found))
+
+
+def test_other_ways_stand_below(stored, tmp_path):
+    line = {"judged by": "description", "rate": 0.2, "null": 0.1, "null_low": 0.05, "null_high": 0.15, "low": 0.0, "high": 0.3}
+    table = pd.DataFrame([
+        line | {"component": component, "way": way, "choice": choice, "effect": effect}
+        for component in COMPONENTS for way in ("plain", "norm")
+        for choice, effect in (("fixed", 0.1), ("blind", 0.15), ("best of all", 0.2))
+    ])  # fmt: skip
+    table.attrs = {"threshold": 0.3, "prompts": 48, "layers": "2, 5, 9, 14", "blind": "agreement_contrast"}
+    save_results(table, tmp_path / "ways_to_amplify_found.csv")
+    settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(tmp_path)})
+    found = which.tables(settings, which.read(settings))
+    [said] = [said for said in which.sentences(settings, found) if "Other ways" in said and "MLP" in said]
+    assert "layers 2, 5, 9, 14" in said and "norm 15.0 % (fixed 10.0 %, best 20.0 %)" in said
+    before = len(which.figure(settings, found._replace(ways=found.ways[:0])).axes)
+    assert len(which.figure(settings, found).axes) == before + 2
+    assert "Below, 48 prompts, source layers 2, 5, 9, 14" in which.caption(settings, found)
+    other = settings.model_copy(update={"threshold": 0.4})
+    assert not len(which.tables(other, which.read(other)).ways), "judged otherwise"
+
+
+def test_what_cannot_be_asked_is_refused(stored, tmp_path):
+    def gather(**given):
+        settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(tmp_path)} | given)
+        return which.gather(Readings(settings, bar=None))
+
+    with pytest.raises(InputError, match="witnesses=9: "):
+        gather(witnesses="9")
+    with pytest.raises(InputError, match="witnesses='soon'"):
+        gather(witnesses="soon")
+    with pytest.raises(InputError, match="references='nowhere.csv': no such file"):
+        gather(witnesses="2", references="nowhere.csv")
+    (tmp_path / "theirs.csv").write_bytes((tmp_path / "mlp_output.csv").read_bytes())
+    with pytest.raises(InputError, match="witnesses='2': there is no model to ask about published readings"):
+        gather(witnesses="2", results=[str(tmp_path / "theirs.csv")])
 
 
 def test_without_a_fit_it_says_so(stored, tmp_path):
