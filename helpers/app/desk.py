@@ -252,7 +252,7 @@ class Desk:
         """Drop the oldest requests that are over, if too many are kept."""
         kept = sum(len(job.items) for job in self._jobs.values())
         for job in list(self._jobs.values()):
-            if job.is_over and not getattr(job, "is_kept", False) and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
+            if job.is_over and not job.is_kept and (kept > MOST_KEPT or len(self._jobs) > MOST_JOBS):
                 kept -= len(job.items)
                 del self._jobs[job.id]
                 self.forget(job.id)

@@ -29,6 +29,7 @@ class Request:
         rows: when it is over, what was found, as a table.
         stop: set to end it at the next token.
         visitor: who asks.
+        is_kept: whether it is the first view, as it was read earlier.
     """
 
     id: str = field(default_factory=lambda: secrets.token_urlsafe(9))
@@ -37,6 +38,7 @@ class Request:
     rows: pd.DataFrame | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     visitor: str = ""
+    is_kept: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -104,7 +106,6 @@ class Job(Request):
         weighed: id -> what a reading is worth; {} until all are weighed.
         calibration: what probabilities were fitted with; None if nothing was for this model and target prompt.
         unweighed: why the readings could not be weighed.
-        is_kept: whether it is the first view, as it was read earlier.
         told: (component, layer, position) -> what the lenses say of that vector.
         known: how many of the readings were in memory when it began.
         read: how many were computed for it.
@@ -122,7 +123,6 @@ class Job(Request):
     weighed: dict[str, Weighed] = field(default_factory=dict)
     calibration: Confidence | None = None
     unweighed: str = ""
-    is_kept: bool = False
     told: dict[tuple[str, int, int], Told] = field(default_factory=dict)
     known: int = 0
     read: int = 0
