@@ -124,21 +124,21 @@ def test_a_long_prompt_leaves_the_button_where_it_is(visit):
     page.locator("#amplifiers").locator("textarea, input").fill("1, 2")
     expect("108 readings")  # 6 tokens, 3 components, 3 layers, 2 amplifiers
     places = page.locator("#places").locator("textarea, input")
-    places.fill("-2:, every 20th, 3-4")
-    expect("108 readings")
-    page.wait_for_function("document.querySelectorAll('#tokens input:checked').length == 6")
-    assert chosen() == [3, 4, 19, 39, last - 1, last]
+    places.fill("-3:, every 20th, 3-4")
+    expect("126 readings")
+    page.wait_for_function("document.querySelectorAll('#tokens input:checked').length == 7")
+    assert chosen() == [3, 4, 19, 39, last - 2, last - 1, last]
     page.click("#interpret")
-    assert wait_until_over(page).startswith("108 readings")
-    expect("108 readings, about ")
+    assert wait_until_over(page).startswith("126 readings")
+    expect("126 readings, about ")
     page.locator("#tokens label").nth(19).click()
     assert places.input_value() == ""
-    expect("90 readings, about ")
+    expect("108 readings, about ")
     page.locator("#amplifiers").locator("textarea, input").fill("1:2000:1")
-    expect("90,000 readings; at most 20,000 here")
+    expect("108,000 readings; at most 20,000 here")
     page.click("#interpret")
     page.wait_for_timeout(500)
-    expect("90,000 readings; at most 20,000 here")
+    expect("108,000 readings; at most 20,000 here")
     assert not page.inner_text("#problem").strip() and page.locator("[role=alert]").count() == 1
 
 

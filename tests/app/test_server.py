@@ -309,21 +309,21 @@ def test_a_click_is_not_lost_to_chips_that_have_changed(server):
     session[tokens._id] = tokens.__class__(choices=[("Kill", 0)], value=[0])  # as Gradio renews it for a visitor
     assert session[tokens._id].preprocess([5, "x", None, 0]) == [5, 0]
     assert tokens.preprocess([5]) == [5] and tokens.preprocess(None) == []
-    assert page.a.position.preprocess(5) == 5 and page.a.position.preprocess("x") is None
-    assert tokens.get_block_name() == "checkboxgroup" and page.a.position.get_block_name() == "radio"
+    assert page.panel.position.preprocess(5) == 5 and page.panel.position.preprocess("x") is None
+    assert tokens.get_block_name() == "checkboxgroup" and page.panel.position.get_block_name() == "radio"
     assert not list((ROOT / "helpers").rglob("*.pyi"))
 
 
 def test_chips_of_another_prompt_are_not_read(server):
     inputs = server._page.inputs
     values = ["Kill Bill", server.desk.model, [3, 5], ["mlp_output"], " 1 ", "same", "1", "", 5, 0.3]
-    assert inputs.read(values, (server.desk.model, PROMPT, [])).tokens == (-1,)
-    settings = inputs.read(values, (server.desk.model, "Kill Bill", []))
+    assert inputs.read([*values, (server.desk.model, PROMPT, []), ""]).tokens == (-1,)
+    settings = inputs.read([*values, (server.desk.model, "Kill Bill", []), ""])
     assert (settings.tokens, settings.layers) == ((3, 5), "1")
     filled = inputs.fill(settings)
     assert [filled[inputs.fields[name]] for name in ("prompt", "max_new_tokens")] == ["Kill Bill", 5]
     with pytest.raises(InputError, match=r"tokens=\[\]: choose at least one token"):
-        inputs.read([*values[:2], None, *values[3:]], (server.desk.model, "Kill Bill", []))
+        inputs.read([*values[:2], None, *values[3:], (server.desk.model, "Kill Bill", []), ""])
 
 
 # Start and stop
