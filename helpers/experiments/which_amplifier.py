@@ -345,16 +345,13 @@ def figure(settings: Settings, found: Found) -> Figure:
             _draw_ways(axes, ways[ways["component"] == component], names, named=not number)
             axes.set_title(f"{title(component)}, each way, by the {found.rules[0]}", fontsize=10)
         for of_row, (name, rule) in zip(placed[: len(rows), :, 0], rows, strict=True):
-            named = True  # the first that there is
-            for axes, component in zip(of_row, components, strict=True):
-                part = found.table[(found.table["set"] == name) & (found.table["judged by"] == rule)]
-                part = part[part["component"] == component].set_index("choice")
-                axes.set_visible(len(part) > 0)
-                if not len(part):
-                    continue
-                _draw(axes, part, found.blind, named)
-                axes.set_title(f"{title(component)}, {found.sets[name][0]} {name}, by the {rule}", fontsize=9)
-                named = False
+            part = found.table[(found.table["set"] == name) & (found.table["judged by"] == rule)]
+            there = [component for component in components if (part["component"] == component).any()]
+            for axes in of_row[len(there) :]:
+                axes.set_visible(False)
+            for number, (axes, component) in enumerate(zip(of_row, there, strict=False)):
+                _draw(axes, part[part["component"] == component].set_index("choice"), found.blind, named=not number)
+                axes.set_title(f"{title(component)}, {found.sets[name][0]} {name}, by the {rule}", fontsize=10)
         return panels.finish(drawn, caption(settings, found), int(12.5 * drawn.get_figwidth()))
 
 
