@@ -327,4 +327,4 @@ def save(settings: Settings, found: Found, drawn: Figure, folder: Path) -> None:
     }
     columns = ["set", "source prompt", "token", "layer", "component", "amplification value", "result"]
     rows = found.chosen[[*columns, "confidence", "believed", "right", "id"]]
-    publish(folder, {"how_sure": drawn}, rows.round({"confidence": 3}), "how_sure.csv", about)
+    publish(folder, {"how_sure": drawn}, rows.round({"confidence": 3}), "how_sure.csv.gz", about)

@@ -94,7 +94,7 @@ def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_pat
     drawn = how_sure.figure(settings, found)
     assert len(drawn.axes) == 4 and "fitted on the other categories" in how_sure.caption(settings, found)
     how_sure.save(settings, found, drawn, tmp_path)
-    table = pd.read_csv(tmp_path / "how_sure.csv")
+    table = pd.read_csv(tmp_path / "how_sure.csv.gz")
     assert {"confidence", "believed", "right", "id"} <= {*table} and len(table) == len(found.chosen)
     assert (table["believed"] == (table["confidence"] >= 0.5)).mean() > 0.99
     kept = json.loads((tmp_path / FILE).read_text())
