@@ -12,6 +12,7 @@ from .. import InputError
 from ..models.load import LanguageModel
 from ..words.components import INSIDE, OUTPUT, PLACES, Site
 from ..words.decoding import Contrast, Decoding
+from ..words.grammar import check_whole
 from ..words.machine import is_out_of_memory
 from ..words.plans import Plan
 from ..words.rows import DIGITS, NO_VECTOR, NOT_WRITTEN, STATUSES, Item, Reading
@@ -50,7 +51,7 @@ def interpret(
     decoding: Decoding | None = None,
     seeds: Sequence[int] | None = None,
     fused: bool | None = None,
-    target_component: str = OUTPUT,
+    target_component: str | Sequence[str] = OUTPUT,
     way: str = "plain",
     amplifier: float = 1.0,
     stop_at_item: bool = False,
@@ -66,7 +67,7 @@ def interpret(
         decoding: None is greedy; `Sampling` or `Contrast`.
         seeds: (n,) for sampling; 0 … n−1 if left out.
         fused: compile the model's blocks first; if left out, when n is large enough to pay for it (compile.FROM_ROWS).
-        target_component: where in block ℓ* a vector is put, one of `components.PLACES`.
+        target_component: where in block ℓ* a vector is put: one of `components.PLACES`, or (n,).
         way, amplifier: what is put there (`components.WAYS`), but for `centred` and `guidance`; plain at 1 is the vector.
         stop_at_item: end a text before the target prompt's `stop`, and compute no more of it.
 
@@ -75,18 +76,21 @@ def interpret(
         row failed or ran out of memory even alone.
 
     Raises:
-        InputError: shapes or layers that this model doesn't have.
+        InputError: shapes or layers that this model doesn't have, not as many seeds as vectors, or no new tokens.
         SameFailures: many rows in a row failed in the same way.
     """
     targets = sites_of(lm, vectors, target_layers, len(vectors), target_component)
     seeds = range(len(vectors)) if seeds is None else seeds
+    if len(seeds) != len(vectors):
+        raise InputError("seeds", f"{len(seeds)} seeds", f"expected one for each of {len(vectors)} vectors")
     check_batch_size(batch_size)
+    check_whole("max_new_tokens", max_new_tokens, 1)
     prompt = PatchedPrompt(lm, target_prompt or TargetPrompt(), max_new_tokens)
     prompt.check_vectors(vectors)
     if way != "plain" or amplifier != 1:
         own = [prompt.placeholder_states[target] for target in targets]
         vectors = torch.stack([put(way, amplifier, v.float().cpu(), h) for v, h in zip(vectors, own, strict=True)])
-    inside = target_component in INSIDE
+    inside = any(target.component in INSIDE for target in targets)
     writer = _Writer(prompt, len(vectors), batch_size, fused, decoding, inside, stop_at_item=stop_at_item)
     texts = []
     for start in range(0, len(vectors), writer.size):
@@ -105,23 +109,30 @@ def sites_of(
     vectors: Tensor | None,
     target_layers: int | Sequence[int],
     rows: int,
-    target_component: str = OUTPUT,
+    target_component: str | Sequence[str] = OUTPUT,
 ) -> list[Site]:
     """Check vectors and target layers as `interpret` takes them; return where each row is patched.
 
     Raises:
         InputError: shapes or layers that this model doesn't have.
     """
-    if target_component not in PLACES:
-        raise InputError("target_component", target_component, f"expected one of {', '.join(PLACES)}")
+    places = list(target_component) if isinstance(target_component, list | tuple) else [target_component] * rows
+    if len(places) != rows or not {*places} <= {*PLACES}:
+        why = f"expected one of {', '.join(PLACES)}, or one for each vector"
+        raise InputError("target_component", target_component, why)
     if vectors is not None and (vectors.dim() not in (2, 3) or vectors.shape[-1] != lm.width):
         raise InputError("vectors", tuple(vectors.shape), f"expected shape (n, {lm.width})")
-    layers = torch.as_tensor(target_layers)
+    allowed = f"expected a layer of 0–{lm.num_layers - 1}, or one for each vector"
+    try:
+        layers = torch.as_tensor(target_layers)
+    except (TypeError, ValueError) as error:  # a text
+        raise InputError("target_layers", target_layers, allowed) from error
     layers = layers.expand(rows) if layers.dim() == 0 else layers
-    if layers.shape != (rows,) or not ((0 <= layers) & (layers < lm.num_layers)).all():
-        allowed = f"expected a layer of 0–{lm.num_layers - 1}, or one for each vector"
+    has_parts = layers.is_floating_point() and len(layers)  # an empty list has the type, too
+    if has_parts or layers.shape != (rows,) or not ((0 <= layers) & (layers < lm.num_layers)).all():
         raise InputError("target_layers", target_layers, allowed)
-    return [Site(target_component, 0 if target_component == "embedding" else layer) for layer in layers.tolist()]
+    pairs = zip(places, layers.tolist(), strict=True)
+    return [Site(place, 0 if place == "embedding" else layer) for place, layer in pairs]
 
 
 def run(

@@ -42,7 +42,7 @@ def score_texts(
     texts: Sequence[str],
     target_prompt: TargetPrompt | PatchedPrompt | None = None,
     batch_size: int | None = None,
-    target_component: str = OUTPUT,
+    target_component: str | Sequence[str] = OUTPUT,
 ) -> TextScores:
     """Return the log-probability of each text as the continuation of the target prompt under its vector.
 
@@ -53,7 +53,7 @@ def score_texts(
         target_prompt: T, or as the model has read it already, if that has room for the longest text; the paper's if left
             out.
         batch_size: rows at a time; as many as give a pass of a good size if left out.
-        target_component: where in block ℓ* a vector is put, one of `components.PLACES`.
+        target_component: where in block ℓ* a vector is put: one of `components.PLACES`, or (n,).
 
     Raises:
         InputError: shapes or layers that this model doesn't have; a text that is empty or has no tokens; not as many
@@ -106,7 +106,7 @@ def relevancy(
     texts: Sequence[str],
     target_prompt: TargetPrompt | None = None,
     batch_size: int | None = None,
-    target_component: str = OUTPUT,
+    target_component: str | Sequence[str] = OUTPUT,
 ) -> list[Tensor]:
     """Return how much each token of each text depends on its vector: SelfIE's relevancy.
 

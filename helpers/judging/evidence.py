@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from .. import InputError
-from ..engine.activations import CapturedPrompts, capture_batch
+from ..engine.activations import Activations, CapturedPrompts, capture_batch
 from ..engine.prompt import PatchedPrompt
 from ..engine.references import References
 from ..engine.teacher import TextScores, score_texts
-from ..engine.vectors import amplified_vectors, vector_of
+from ..engine.vectors import amplified_vectors
 from ..models.load import LanguageModel
 from ..words.components import COMPONENTS, Site, parse_component
 from ..words.prompts import LEAST_REFERENCES
@@ -43,7 +43,8 @@ class Asked(NamedTuple):
 
     Attributes:
         items: (n,).
-        plain, amplified: (n, width) their vectors, and what was put at the placeholder.
+        plain: (n, width) their vectors; zeros for a component that no text has by itself.
+        amplified: (n, width) what was put at the placeholder; of several, (n, placeholders, width).
         said: (n,) first items.
         written: (n,) what was written up to the end of the first item.
     """
@@ -99,7 +100,8 @@ class Witness:
             Its `columns`, with the rows' index; NaN where there is no reading, or no such number.
 
         Raises:
-            InputError: rows of another target prompt, or of centred components, whose references the rows don't tell.
+            InputError: rows of another target prompt, of centred components, whose references the rows don't tell, or,
+                without `sources`, of tokens that the model wrote itself.
         """
         if centred := [name for name in rows["component"].unique() if parse_component(name).is_centred]:
             raise InputError("rows", centred, "there is no evidence of centred components yet")
@@ -119,18 +121,31 @@ class Witness:
         items = [
             Item(**{field: row[name] for name, field in ITEM_COLUMNS.items()}) for row in rows.to_dict("records")
         ]
-        sources = sources or CapturedPrompts(self.lm, list(dict.fromkeys(rows["source prompt"])))
+        sources = sources or self._captured(rows)
         plain, amplified = [], []
         for prompt, of in groupby(items, lambda item: item.source_prompt):  # one prompt's activations are in memory
             some, at = list(of), sources[prompt]
-            amplified.append(amplified_vectors(some, {prompt: at}, self._replaced))
-            plain += [vector_of(item, at, self._replaced[item.target]) for item in some]
+            amplified.append(amplified_vectors(some, {prompt: at}, self._replaced, span=self.target_prompt.span))
+            plain += [self._recorded(item, at) for item in some]
         written = [_up_to(item, result) for item, result in zip(rows["said"], rows["result"], strict=True)]
         return Asked(items, torch.stack(plain), torch.cat(amplified), rows["said"].tolist(), written)
 
+    def _captured(self, rows: pd.DataFrame) -> CapturedPrompts:
+        for prompt, furthest in rows.groupby("source prompt", sort=False)["position"].max().items():
+            if furthest >= len(self.lm.token_ids(prompt)):
+                why = f"token {furthest} is none of the prompt's: there is no evidence of what the model writes on"
+                raise InputError("rows", prompt, why)
+        return CapturedPrompts(self.lm, list(dict.fromkeys(rows["source prompt"])))
+
+    def _recorded(self, item: Item, at: Activations) -> Tensor:
+        """Return an item's vector as the model made it, (width,) float32 on the CPU; zeros where it isn't one of COMPONENTS."""
+        if item.component not in COMPONENTS:
+            return torch.zeros(self.lm.width)
+        return at[item.component][item.layer, item.position].float().cpu()
+
     def _tell(self, asked: Asked) -> dict[str, np.ndarray]:
         """Return each of `columns` of some readings, (n,)."""
-        scores = self._scores(asked.amplified, [item.target_layer for item in asked.items], asked.written)
+        scores = self._scores(asked.amplified, asked.items, asked.written)
         log_prob = scores.log_prob.numpy()
         return {
             "entropy": scores.entropy.numpy(),
@@ -139,8 +154,9 @@ class Witness:
             "round_trip": self._round_trips(asked.items, asked.plain, asked.said),
         }
 
-    def _scores(self, vectors: Tensor, target_layers: Sequence[int], texts: Sequence[str]) -> TextScores:
-        return score_texts(self.lm, vectors, target_layers, texts, self._prompt)
+    def _scores(self, vectors: Tensor, items: Sequence[Item], texts: Sequence[str]) -> TextScores:
+        """Score texts under vectors that are put where items are."""
+        return score_texts(self.lm, vectors, texts=texts, target_prompt=self._prompt, **places_of(items))
 
     def _when_unpatched(self, texts: Sequence[str]) -> np.ndarray:
         """Return the mean log-probability of each text when nothing is patched, (n,)."""
@@ -191,6 +207,12 @@ def round_trip(vectors: Tensor, back: Tensor, references: Tensor) -> Tensor:
         torch.nn.functional.normalize(values - mean, dim=-1) for values in (vectors, back, references)
     )
     return (back * vectors).sum(-1) - (back @ others.T).mean(-1)
+
+
+def places_of(items: Sequence[Item]) -> dict[str, list]:
+    """Return where items are put, as `interpret` and `score_texts` take it."""
+    targets = [item.target for item in items]
+    return {"target_layers": [one.layer for one in targets], "target_component": [one.component for one in targets]}
 
 
 def _up_to(item: str, result: str) -> str:

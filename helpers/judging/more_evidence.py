@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import InputError
 from ..engine.activations import Activations
 from ..engine.interpret import interpret
 from ..engine.references import References
 from ..engine.vectors import amplified_vectors, as_seed
 from ..models.load import LanguageModel
-from ..words.components import OUTPUT
 from ..words.decoding import Sampling
 from ..words.prompts import LEAST_REFERENCES
 from ..words.rows import Item
 from ..words.target import TargetPrompt
-from .evidence import Asked, Witness
+from .evidence import Asked, Witness, places_of
 
 MORE_EVIDENCE = {  # column -> what it is
     "pmi_mean": "mean log-probability of the first item's tokens, less what it is under the mean of other prompts' vectors, "
@@ -43,6 +43,9 @@ class MoreWitness(Witness):
     Args:
         references, target_prompt: as of `Witness`.
         max_new_tokens: length of a reading.
+
+    Raises:
+        InputError: as `Witness`, or a target prompt whose placeholders get a vector each.
     """
 
     columns = MORE_EVIDENCE
@@ -55,11 +58,14 @@ class MoreWitness(Witness):
         max_new_tokens: int = 10,
     ):
         super().__init__(lm, references, target_prompt)
+        if self.target_prompt.span:
+            why = "other prompts' last tokens can't stand in for the several tokens of a span"
+            raise InputError("target_prompt", self.target_prompt.name, why)
         self._max_new_tokens, self._known, self._means = max_new_tokens, {}, {}
         self._drawn = sorted(self.references.prompts, key=lambda prompt: as_seed(f"reference {prompt}"))
 
     def _tell(self, asked: Asked) -> dict[str, np.ndarray]:
-        tokens = self._scores(asked.amplified, [item.target_layer for item in asked.items], asked.written).log_probs
+        tokens = self._scores(asked.amplified, asked.items, asked.written).log_probs
         own, lengths = np.array([found.sum().item() for found in tokens]), np.array([len(found) for found in tokens])
         wanted = [(number, source) for number, item in enumerate(asked.items) for source in [MEAN, *self._others(item)]]
         beside = self._totals([(asked.items[number], source, asked.written[number]) for number, source in wanted])
@@ -91,8 +97,8 @@ class MoreWitness(Witness):
             vectors = [
                 amplified_vectors([item], of, self._replaced)[0] for of, (item, _) in zip(own, new.values(), strict=True)
             ]
-            layers, texts = [item.target_layer for item, _ in new.values()], [text for _, text in new.values()]
-            scores = self._scores(torch.stack(vectors), layers, texts)
+            items, texts = zip(*new.values(), strict=True)
+            scores = self._scores(torch.stack(vectors), items, texts)
             self._known |= {key: found.sum().item() for key, found in zip(new, scores.log_probs, strict=True)}
         return np.array([self._known[key] for key in keys])
 
@@ -116,12 +122,10 @@ class MoreWitness(Witness):
     def _consistency(self, asked: Asked) -> np.ndarray:
         """Return the share of the commonest first item among samples of each reading, (n,)."""
         vectors = asked.amplified.repeat_interleave(SAMPLES, 0)
-        layers = [item.target_layer for item in asked.items for _ in range(SAMPLES)]
+        places = places_of([item for item in asked.items for _ in range(SAMPLES)])
         seeds = [as_seed(f"sample {number} of {item.id}") for item in asked.items for number in range(SAMPLES)]
-        texts = interpret(
-            self.lm, vectors, layers, self.target_prompt, self._max_new_tokens, ROWS, AS_IT_IS, seeds, fused=False,
-            target_component=OUTPUT,
-        )  # fmt: skip
+        shared = {"target_prompt": self.target_prompt, "max_new_tokens": self._max_new_tokens, "batch_size": ROWS}
+        texts = interpret(self.lm, vectors, decoding=AS_IT_IS, seeds=seeds, fused=False, **shared, **places)
         items = [self.target_prompt.first_item(text) for text in texts]
         each = [items[start : start + SAMPLES] for start in range(0, len(items), SAMPLES)]
         return np.array([max(Counter(filter(None, some)).values(), default=0) / SAMPLES for some in each])

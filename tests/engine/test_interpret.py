@@ -13,6 +13,7 @@ from helpers.engine.batches import SAME_FAILURES, SameFailures
 from helpers.engine.interpret import Reader, interpret, run
 from helpers.engine.prompt import PatchedPrompt
 from helpers.words.components import COMPONENTS, Site
+from helpers.words.decoding import Sampling
 from helpers.words.plans import make_plan
 from helpers.words.prompts import read_prompts
 from helpers.words.target import PAPER_TARGET_PROMPT, TargetPrompt
@@ -206,6 +207,8 @@ def test_a_fault_of_all_rows_ends_the_run(tiny, monkeypatch):
         (torch.zeros(2, 32), 3, "target_layers"),
         (torch.zeros(2, 32), -1, "target_layers"),
         (torch.zeros(2, 32), [1, 2, 3], "target_layers"),
+        (torch.zeros(2, 32), [0.0, 1.5], "target_layers"),
+        (torch.zeros(2, 32), "same", "target_layers"),
     ],
 )
 def test_interpret_refuses_shapes_and_layers(tiny, vectors, layers, word):
@@ -222,6 +225,17 @@ def test_interpret_takes_vectors_of_any_dtype(tiny):
 def test_interpret_refuses_a_wrong_batch_size(tiny):
     with pytest.raises(InputError, match="batch_size="):
         interpret(tiny, torch.zeros(1, tiny.width), 0, batch_size=0)
+
+
+def test_interpret_refuses_what_would_only_show_as_empty_texts(tiny):
+    vectors = torch.ones(3, tiny.width)
+    with pytest.raises(InputError, match="seeds='2 seeds': expected one for each of 3 vectors"):
+        interpret(tiny, vectors, 0, decoding=Sampling(), seeds=[1, 2])
+    with pytest.raises(InputError, match="max_new_tokens=0"):
+        interpret(tiny, vectors, 0, max_new_tokens=0)
+    with pytest.raises(InputError, match="target_component="):
+        interpret(tiny, vectors, 0, target_component=["hidden_state", "mlp_output"])
+    assert interpret(tiny, vectors[:0], []) == []
 
 
 def test_a_braced_target_prompt_is_patched_at_its_mark(tiny):

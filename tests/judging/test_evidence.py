@@ -119,3 +119,29 @@ def test_where_nothing_is_patched_the_pmi_is_nothing(model, witness):
     rows = sweep(model, "Titanic", ["none"], 2, 1, target_layer=0)
     [row] = witness.of(rows).to_dict("records")
     assert row["pmi"] == pytest.approx(0, abs=1e-3)
+
+
+def test_the_evidence_is_of_where_a_vector_was_put(tiny):
+    """At each place, and with several placeholders, it is as sure as the reading itself was."""
+    two = TargetPrompt("Oslo: Capital of Norway, x x", placeholder=("x",))
+    span = TargetPrompt("Oslo: Capital of Norway, x x", placeholder=("x",), span=True)
+    prompt, places = "Diana, Princess of Wales", ["hidden_state", "block_input", "mlp_output", "embedding"]
+    shared = {"layers": 2, "amplifiers": [1, 9], "target_layer": 1, "max_new_tokens": 4}
+    for target_prompt in (TargetPrompt(), two, span):
+        rows = sweep(tiny, [prompt], ["mlp_output", "random[mlp_output]"], target_prompt=target_prompt, target_component=places, **shared)
+        rows = rows[rows["first item"] != ""]
+        assert set(rows["target component"]) == {"", *places[1:]} and rows["entropy"].nunique() > 4
+        found = Witness(tiny, REFERENCES, target_prompt).of(rows)
+        assert np.allclose(found["entropy"], rows["entropy"], atol=1e-3)
+    row = rows[rows["target component"] == "mlp_output"].iloc[0]
+    assert row["component"] == "mlp_output"
+    written = row["result"][: row["result"].index(row["first item"]) + len(row["first item"])]
+    vectors = capture(tiny, prompt)["mlp_output"][2, -2:].float()[None]
+    scores = score_texts(tiny, vectors, 1, [written], span, target_component="mlp_output")
+    assert found.loc[row.name, "item_log_prob"] == pytest.approx(scores.log_prob.item(), abs=1e-3)
+
+
+def test_of_what_the_model_writes_on_there_is_no_evidence(tiny):
+    rows = sweep(tiny, ["Titanic"], "hidden_state", 1, 1, token="written", continue_tokens=2, max_new_tokens=4)
+    with pytest.raises(InputError, match="rows='Titanic': token .* is none of the prompt's"):
+        Witness(tiny, REFERENCES).of(rows)

@@ -9,9 +9,12 @@ from reference import blocks_of
 
 from helpers import InputError
 from helpers.engine.activations import capture
+from helpers.engine.interpret import interpret
+from helpers.engine.teacher import score_texts
 from helpers.engine.vectors import as_seed
 from helpers.judging.more_evidence import MORE_EVIDENCE, SAMPLES, MoreWitness
 from helpers.runs.sweep import sweep
+from helpers.words.decoding import Sampling
 from helpers.words.prompts import LEAST_REFERENCES, read_prompts
 from helpers.words.target import TargetPrompt
 
@@ -116,3 +119,27 @@ def test_it_comes_out_the_same_in_other_company_and_never_sees_a_score(tiny, rea
 def test_too_few_references_are_refused(tiny):
     with pytest.raises(InputError, match="references=10: evidence needs at least 10 other prompts"):
         MoreWitness(tiny, REFERENCES[:10])
+
+
+def test_it_is_of_where_a_vector_was_put(tiny):
+    """Inside a block, a reference's vector stands where the reading's own stood."""
+    rows = sweep(tiny, ["Titanic"], "mlp_output", 2, [1, 9], target_layer=1, target_component="mlp_output", max_new_tokens=TOKENS)
+    rows = rows[rows["first item"] != ""]
+    found = MoreWitness(tiny, REFERENCES, max_new_tokens=TOKENS).of(rows)
+    own = at(tiny, "Titanic", 2)["mlp_output"]
+    mean = torch.stack([at(tiny, other, 2)["mlp_output"] for other in REFERENCES if other != "Titanic"]).mean(0)
+    for index, row in rows.iterrows():
+        text = row["result"][: row["result"].index(row["first item"]) + len(row["first item"])]
+        given = row["amplification value"] * torch.stack([own, mean])
+        mine, means = score_texts(tiny, given, 1, [text] * 2, target_component="mlp_output").log_prob.tolist()
+        assert found.loc[index, "pmi_mean"] == pytest.approx(mine - means, abs=1e-3)
+        seeds = [as_seed(f"sample {number} of {row['id']}") for number in range(SAMPLES)]
+        shared = {"target_component": "mlp_output", "decoding": Sampling(1.0, 1.0), "seeds": seeds}
+        items = [TargetPrompt().first_item(one) for one in interpret(tiny, given[:1].expand(SAMPLES, -1), 1, None, TOKENS, **shared)]
+        assert found.loc[index, "consistency"] == max(items.count(item) for item in items if item) / SAMPLES
+
+
+def test_a_span_is_refused(tiny):
+    span = TargetPrompt("Oslo: Capital of Norway, x x", placeholder=("x",), span=True)
+    with pytest.raises(InputError, match="target_prompt='custom-.*several tokens of a span"):
+        MoreWitness(tiny, REFERENCES, span)
