@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +65,23 @@ def read_sets(settings: Record) -> dict[str, pd.DataFrame]:
     if not any(map(len, found.values())):
         raise InputError("prompts", settings.prompts, f"none of its prompts, nor of {settings.entities}, was read")
     return {name: some for name, some in found.items() if len(some)}
+
+
+def check_asked(settings: Record, rows: Iterable[pd.DataFrame], model: str) -> None:
+    """Check that stored readings are those of the model that is to be asked about them.
+
+    Args:
+        rows: of `runs.results.read_results`.
+        model: its name in folders of results.
+
+    Raises:
+        InputError: readings of another model, or without ids, as others publish them.
+    """
+    for some in rows:
+        if others := sorted(set(some.attrs["models"]) - {model}):
+            raise InputError("results", others, f"readings of another model than {model}, which is asked about them")
+        if "id" not in some or some["id"].isna().any():
+            raise InputError("results", list(settings.results), "there is no model to ask about published readings")
 
 
 def stored_beside(settings: Record) -> Path:

@@ -12,7 +12,7 @@ from ..words.methods import CHOSEN_BLIND
 from ..words.plans import Plan
 from ..words.prompts import OUR_PROMPTS, read_gold
 from ..words.settings import THRESHOLD, Cosine, FilePath, FilePaths, Positive, ReadSettings, setting
-from ._evaluated import FILES, chosen_blind, fitted_folders, folder_of, with_confidence
+from ._evaluated import FILES, check_asked, chosen_blind, fitted_folders, folder_of, with_confidence
 from ._publish import publish
 from ._sentences import in_runs, percent, with_interval
 
@@ -76,10 +76,11 @@ def gather(readings: Readings) -> pd.DataFrame:
     Returns:
         A row per component, layer, way and source prompt: what it says, and the content words that it names (a tuple,
         in lower case). A lens is asked for the first tokens of all descriptions' words, so it names those alone.
-        `.attrs`: model, bank (texts), texts of the lens (0 without one).
+        `.attrs`: model, bank (texts), texts of the lens (None without one).
 
     Raises:
-        InputError: no evaluation of this model, fewer than two prompts with a description, or a lens of another model.
+        InputError: no evaluation of this model, or one of several tokens; fewer than two prompts with a description; or a
+            lens of another model.
     """
     import pandas as pd
     import torch
@@ -93,12 +94,13 @@ def gather(readings: Readings) -> pd.DataFrame:
 
     settings, descriptions = readings.settings, gold(readings.settings)
     rows = read_results(settings.results or evaluations(folder_of(settings)))
-    if others := set(rows.attrs["models"]) - {readings.card.slug}:
-        raise InputError("results", sorted(others), f"readings of another model than {readings.card.slug}")
+    check_asked(settings, [rows], readings.card.slug)
     rows = rows[rows["source prompt"].isin(descriptions)]
     prompts = list(rows["source prompt"].unique())
     if len({descriptions[prompt] for prompt in prompts}) < 2:
         raise InputError("prompts", settings.prompts, "chance needs two of its prompts, read and with descriptions that differ")
+    if (rows.groupby("source prompt")["position"].nunique() > 1).any():
+        raise InputError("results", list(settings.results), "expected readings of one token of each prompt")
     texts = [*read_bank(settings.bank), *(descriptions.values() if not settings.bank else ())]
     lm, file = readings.lm, lens_file(settings.model, settings.lens, **settings.source_options.changed)
     lens = load_lens(file, lm) if settings.lens or file.is_file() else None

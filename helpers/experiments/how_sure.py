@@ -10,7 +10,7 @@ from ..words.components import title
 from ..words.plans import Plan
 from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, ReadSettings, setting
-from ._evaluated import FILES, OTHER_ENTITIES, SETS, read_sets
+from ._evaluated import FILES, OTHER_ENTITIES, SETS, check_asked, read_sets
 from ._publish import publish
 from ._sentences import in_runs, percent
 
@@ -73,7 +73,8 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
         "prompts", "entities" -> rows with the columns of `evidence.EVIDENCE` and `confidence`.
 
     Raises:
-        InputError: no readings of the entities, or as `runs.evidence.evidence_for`.
+        InputError: no readings of the entities, one that is a prompt, too, or as `check_asked` and
+            `runs.evidence.evidence_for`.
     """
     import numpy as np
     import pandas as pd
@@ -87,6 +88,10 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     categories = read_categories(settings.entities)
     if "entities" not in rows:
         raise InputError("entities", settings.entities, "none of them was read yet; run elsewhere first")
+    if both := sorted({*rows["entities"]["source prompt"]} & {*rows.get("prompts", rows["entities"][:0])["source prompt"]}):
+        why = f"{both[0]!r} is among {settings.prompts}, too, which a fit on the entities must not have seen"
+        raise InputError("entities", settings.entities, why)
+    check_asked(settings, rows.values(), readings.card.slug)
     kinds = rows["entities"]["source prompt"].map(categories)
     whole = pd.concat(rows.values(), ignore_index=True)
     told = evidence_for(readings, whole, references, readings.bar)
@@ -143,7 +148,8 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
     """Choose the reading of each vector that is most likely right, and see how often it is."""
     import pandas as pd
 
-    from ..judging.confidence import BELIEVED, best_of, reliability
+    from ..judging.confidence import BELIEVED, reliability
+    from ..judging.criteria import best_of
     from ..judging.judge import Judge
 
     judge, sets, chosen, lines, diagrams = Judge(settings.judge, settings.threshold), {}, [], [], {}

@@ -19,6 +19,7 @@ from ._evaluated import (
     OTHER_ENTITIES,
     SETS,
     asked_more,
+    check_asked,
     fitted_folders,
     folder_of,  # noqa: F401, the notebook asks where results go
     is_published,
@@ -32,7 +33,7 @@ from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -110,7 +111,7 @@ class Found(NamedTuple):
         table: the effect of each choice: set, judged by, component, choice, tries, and the columns of `effect`.
         kept: of each set, rule and component, the blind choice beside the best of all: share (of its effect; NaN where
             that is none), gain, low, high, and the same over chance of the category.
-        blind: the criterion that is compared with the best.
+        blind: the criterion that is compared with the best, of a component that has no other one.
         ways: what `ways_to_amplify` has found of other ways, where it was run: its table, with `.attrs` of its JSON.
     """
 
@@ -141,7 +142,8 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     """Ask the model what costs more of the stored readings of some layers, if any are asked for; then `read`.
 
     Raises:
-        InputError: a layer that the model doesn't have; published readings; or as `runs.evidence.evidence_for`.
+        InputError: a layer that the model doesn't have; published readings; or as `check_asked` and
+            `runs.evidence.evidence_for`.
     """
     import pandas as pd
 
@@ -153,7 +155,9 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
             raise InputError("witnesses", settings.witnesses, "there is no model to ask about published readings")
         references = read_prompts(settings.references, parameter="references")
         layers = parse_layers(settings.witnesses, readings.card.num_layers, "witnesses")
-        rows = pd.concat(read_sets(settings).values(), ignore_index=True)
+        sets = read_sets(settings)
+        check_asked(settings, sets.values(), readings.card.slug)
+        rows = pd.concat(sets.values(), ignore_index=True)
         evidence_for(readings, rows[rows["layer"].isin(layers)], references, readings.bar, MORE)
     return read(settings)
 
@@ -189,7 +193,7 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
                 effects, beside = _effects(some, chosen, component, judge, truths, read_categories(file))
                 lines += [about | line for line in effects]
                 kept += [about | beside] if beside else []
-    blind = next((name for name in BLIND_FIRST if any(line["choice"] == name for line in lines)), "")
+    blind = _blind_of({line["choice"] for line in lines})
     model = next(iter(rows.values())).attrs["model"]["name"]
     return Found(model, sets, list(rules), pd.DataFrame(lines), pd.DataFrame(kept), blind, _ways_beside(settings))
 
@@ -250,18 +254,24 @@ def _effects(
     judged = judge_rows(rows[rows["component"] == component], judge, truths, categories=categories)
     successes = {PLAIN.name: judged.successes(PLAIN), FIXED: chosen_on_half(judged, None)[0]}
     tries, of = dict.fromkeys(successes, 1), dict.fromkeys(successes, judged)
+    chosen = {criterion: some[some["component"] == component] for criterion, some in chosen.items()}
+    chosen = {criterion: some for criterion, some in chosen.items() if some[criterion].notna().any()}  # others chose nothing
     for criterion, some in chosen.items():
-        one = some[some["component"] == component].assign(**{"amplification value": 1.0})  # a single try per layer
+        one = some.assign(**{"amplification value": 1.0})  # a single try per layer
         of[criterion] = judge_rows(one, judge, truths, categories=categories)
         successes[criterion], tries[criterion] = of[criterion].successes(), 1
     successes[BEST], tries[BEST], of[BEST] = judged.successes(), judged.number_of_tries(None), judged
     table = [{"choice": name, "tries": tries[name]} | effect(of[name], successes[name]) for name in CHOICES if name in of]
-    blind = next((name for name in BLIND_FIRST if name in chosen), None)
-    if blind is None:
+    if not (blind := _blind_of(chosen)):
         return table, {}
     both = {line["choice"]: line["effect"] for line in table}
     share = both[blind] / both[BEST] if both[BEST] > 0 else float("nan")
     return table, {"share": round(share, 4)} | gain(of[blind], successes[blind], successes[BEST], judged)
+
+
+def _blind_of(choices: Collection[str]) -> str:
+    """Return the criterion that is compared with the best of all; "" if none of some choices is blind."""
+    return next((name for name in BLIND_FIRST if name in choices), "")
 
 
 def sentences(settings: Settings, found: Found) -> list[str]:
@@ -270,10 +280,11 @@ def sentences(settings: Settings, found: Found) -> list[str]:
     for row in found.kept.to_dict("records"):
         of = found.table.set_index(list(ABOUT)).sort_index().loc[tuple(row[name] for name in ABOUT)]
         of = of.set_index("choice")
+        blind = _blind_of(of.index)
         share = f", {100 * row['share']:.0f} % of it" if row["share"] > 0 else ""
         said.append(
             f"{found.sets[row['set']][0]} {row['set']}, {title(row['component'])}, {RULES[row['judged by']].label}: one "
-            f"reading chosen blind ({found.blind}) succeeds {above_chance(of.loc[found.blind])}; one plain reading "
+            f"reading chosen blind ({blind}) succeeds {above_chance(of.loc[blind])}; one plain reading "
             f"{percent(of.loc[PLAIN.name, 'effect'])}, one fixed α {percent(of.loc[FIXED, 'effect'])}. The best of "
             f"{of.loc[BEST, 'tries']}, which sees the answer, has {percent(of.loc[BEST, 'effect'])}: the blind one has "
             f"{points(row)}{share}."
@@ -347,10 +358,11 @@ def figure(settings: Settings, found: Found) -> Figure:
         for of_row, (name, rule) in zip(placed[: len(rows), :, 0], rows, strict=True):
             part = found.table[(found.table["set"] == name) & (found.table["judged by"] == rule)]
             there = [component for component in components if (part["component"] == component).any()]
+            choices = [name for name in CHOICES if (part["choice"] == name).any()]
             for axes in of_row[len(there) :]:
                 axes.set_visible(False)
             for number, (axes, component) in enumerate(zip(of_row, there, strict=False)):
-                _draw(axes, part[part["component"] == component].set_index("choice"), found.blind, named=not number)
+                _draw(axes, part[part["component"] == component].set_index("choice"), choices, named=not number)
                 axes.set_title(f"{title(component)}, {found.sets[name][0]} {name}, by the {rule}", fontsize=10)
         return panels.finish(drawn, caption(settings, found), int(12.5 * drawn.get_figwidth()))
 
@@ -379,14 +391,15 @@ def _draw_ways(axes: Axes, table: pd.DataFrame, ways: list[str], named: bool) ->
     panels.above_chance(axes.xaxis)
 
 
-def _draw(axes: Axes, table: pd.DataFrame, blind: str, named: bool) -> None:
-    """Draw one dot per choice."""
+def _draw(axes: Axes, table: pd.DataFrame, names: list[str], named: bool) -> None:
+    """Draw one dot per choice; one that a component lacks has none."""
     from ..figures import panels
     from ..figures.style import INK
 
-    names = [name for name in CHOICES if name in table.index]
-    looks = _looks()
+    looks, blind = _looks(), _blind_of(table.index)
     for place, name in enumerate(names):
+        if name not in table.index:
+            continue
         row, (colour, marker) = table.loc[name], looks.get(name, (AMPLIFIED.colour, AMPLIFIED.marker))
         panels.chance_bars(axes, [place], row, over_chance=True, horizontal=True)
         look = {"color": colour, "marker": marker, "mfc": colour if name in (blind, PLAIN.name, BEST) else "white"}

@@ -17,7 +17,7 @@ from scipy.stats import mannwhitneyu
 
 from .. import InputError
 from ..words.files import write_atomically
-from .criteria import CELL
+from .criteria import best_of
 from .evidence import EVIDENCE
 
 FILE = "confidence.json"  # in a folder of results
@@ -62,14 +62,16 @@ class Confidence(NamedTuple):
     about: dict
 
     def of(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the probability that each reading is right; NaN where evidence is missing, or for another component.
+        """Return the probability that each reading is right; NaN where evidence is missing, for another component, and
+        for what was read in another way (`as_fitted`).
 
         Args:
             rows: in the row schema, with the columns of EVIDENCE.
         """
         found = pd.Series(np.nan, rows.index, name="confidence")
+        usual = as_fitted(rows)
         for component, fitted in self.fitted.items():
-            part = rows[rows["component"] == component]
+            part = rows[usual & (rows["component"] == component)]
             found[part.index] = probability(fitted.log_odds(part))
         return found
 
@@ -100,6 +102,16 @@ class Confidence(NamedTuple):
         return found
 
 
+def as_fitted(rows: pd.DataFrame) -> pd.Series:
+    """Tell which rows are read in the way that a confidence is fitted on: greedily, at the output of a block."""
+    usual = pd.Series(True, rows.index)
+    if "seed" in rows:
+        usual &= rows["seed"].isna()
+    if "target component" in rows:
+        usual &= rows["target component"].fillna("") == ""
+    return usual
+
+
 def probability(log_odds: np.ndarray) -> np.ndarray:
     """Return 1 / (1 + exp(−x))."""
     return 1 / (1 + np.exp(-np.clip(log_odds, -50, 50)))
@@ -113,7 +125,7 @@ def fit(rows: pd.DataFrame, right: Sequence[bool]) -> dict[str, Fitted]:
         right: (n,) whether each reading describes what its vector stands for.
     """
     fitted = {}
-    known = rows[list(EVIDENCE)].notna().all(axis=1) & (rows["status"] == "ok")
+    known = rows[list(EVIDENCE)].notna().all(axis=1) & (rows["status"] == "ok") & as_fitted(rows)
     rows = rows.assign(right=np.asarray(right, dtype=bool))[known]
     for component, part in rows.groupby("component", sort=False):
         if min(part["right"].sum(), (~part["right"]).sum()) < LEAST_ROWS:
@@ -122,12 +134,6 @@ def fit(rows: pd.DataFrame, right: Sequence[bool]) -> dict[str, Fitted]:
         best = part.loc[best_of(part, pd.Series(ranked.log_odds(part), part.index))]
         fitted[component] = _calibrated(ranked, best)
     return fitted
-
-
-def best_of(rows: pd.DataFrame, values: pd.Series) -> list:
-    """Return the index of the row of each vector whose value is highest; of equals the first."""
-    cells = rows.groupby([name for name in CELL if name in rows], dropna=False, sort=False).ngroup()
-    return sorted(values.fillna(-np.inf).groupby(cells.to_numpy()).idxmax())
 
 
 def _regression(values: np.ndarray, right: pd.Series) -> Fitted:

@@ -19,7 +19,9 @@ from .score import first_items
 
 DECIMALS = 6  # readings that say the same are equals, however a processor rounds
 NEIGHBOURS = 20  # readings that an agreement is the mean of, the nearest ones
-CELL = ("source prompt", "position", "component", "layer", "target layer")  # tells vectors apart; published rows have less
+CELL = (  # tells vectors apart, and where they are put; published rows have less
+    "source prompt", "position", "component", "layer", "target layer", "target component",
+)  # fmt: skip
 TOKEN = CELL[:2]
 
 
@@ -240,5 +242,9 @@ def choose(rows: pd.DataFrame, criterion: str = BLIND.name, judge: Judge | None 
         reading keeps its first row.
     """
     values = criterion_values(rows, criterion, judge)
-    best = values.fillna(-np.inf).groupby(_numbers(rows, CELL)).idxmax()
-    return rows.assign(**{criterion: values}).loc[sorted(best)]
+    return rows.assign(**{criterion: values}).loc[best_of(rows, values)]
+
+
+def best_of(rows: pd.DataFrame, values: pd.Series) -> list:
+    """Return the index of the row of each vector whose value is highest; of equals the first."""
+    return sorted(values.fillna(-np.inf).groupby(_numbers(rows, CELL)).idxmax())

@@ -106,3 +106,12 @@ def test_readings_of_another_model_and_a_missing_lens_are_refused(stored):
         file.write_text(json.dumps(about))
     with pytest.raises(InputError, match="readings of another model"):
         beside.gather(stored)
+
+
+def test_readings_of_several_tokens_are_refused(stored):
+    file = stored.folder / "mlp_output.csv"
+    rows = pd.read_csv(file)
+    rows.loc[rows["layer"] == 0, "position"] = 0
+    rows.to_csv(file, index=False)
+    with pytest.raises(InputError, match="expected readings of one token of each prompt"):
+        beside.gather(stored)

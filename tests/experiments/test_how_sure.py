@@ -210,3 +210,36 @@ def test_without_entities_it_is_refused(stored, tmp_path):
     (tmp_path / "elsewhere.csv.gz").unlink()
     with pytest.raises(InputError, match="none of them was read yet; run elsewhere first"):
         how_sure.gather(stored)
+
+
+def test_where_nothing_was_fitted_of_a_component_its_criterion_chooses_nothing(stored, tmp_path):
+    how_sure.gather(stored)
+    kept = json.loads((tmp_path / FILE).read_text())
+    del kept["fitted"]["mlp_output"]
+    (tmp_path / FILE).write_text(json.dumps(kept))
+    settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)})
+    found = which.tables(settings, which.read(settings))
+    choices = found.table[found.table["set"] == "prompts"].groupby("component")["choice"].agg(set)
+    assert "confidence" in choices["hidden_state"] and "confidence" not in choices["mlp_output"]
+    said = [one for one in which.sentences(settings, found) if one.startswith("16 prompts")]
+    assert any("MLP outputs" in one and "chosen blind (agreement_contrast)" in one for one in said)
+    assert any("Hidden states" in one and "chosen blind (confidence)" in one for one in said)
+    assert which.figure(settings, found)
+
+
+def test_a_fit_on_what_is_judged_is_refused(stored):
+    settings = stored.settings.model_copy(update={"entities": "data/prompts.csv"})
+    with pytest.raises(InputError, match="entities='data/prompts.csv': .* is among data/prompts.csv, too"):
+        how_sure.gather(Readings(settings, bar=None))
+
+
+def test_a_model_is_not_asked_about_another_s_readings(stored, tmp_path):
+    for file in ("mlp_output.json", "hidden_state.json", "elsewhere.json"):
+        about = json.loads((tmp_path / file).read_text())
+        about["model"]["name"] = "another"
+        (tmp_path / file).write_text(json.dumps(about))
+    with pytest.raises(InputError, match="results=.*another.*: readings of another model than"):
+        how_sure.gather(stored)
+    settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(tmp_path), "witnesses": "2"})
+    with pytest.raises(InputError, match="results=.*another.*: readings of another model than"):
+        which.gather(Readings(settings, bar=None))

@@ -107,3 +107,19 @@ def test_numbers_by_hand():
     assert np.isnan(auroc(sure, [True] * 4))
     table = reliability(sure, right, bins=2)
     assert table["readings"].tolist() == [2, 2] and table["right"].tolist() == [0.5, 1.0]
+
+
+def test_what_was_read_in_another_way_has_no_confidence_and_teaches_none():
+    """It is fitted on greedy readings of vectors at a block's output; sampled ones, and others' places, are others."""
+    rows, right, _ = made()
+    fitted = fit(rows, right)
+    confidence = Confidence({}, fitted, {})
+    usual = rows.assign(**{"seed": pd.array([pd.NA] * len(rows), "Int64"), "target component": ""})
+    assert confidence.of(usual).equals(confidence.of(rows))
+    for name, value in (("seed", 0), ("target component", "mlp_output")):
+        other = usual.copy()
+        other.loc[::4, name] = value
+        sure = confidence.of(other)
+        assert sure[::4].isna().all() and sure[1::4].equals(confidence.of(rows)[1::4])
+        odd = pd.concat([usual, other[::4].assign(pmi=-other["pmi"][::4])], ignore_index=True)
+        assert fit(odd, np.concatenate([right, right[::4]])) == fitted

@@ -144,3 +144,10 @@ def test_the_mean_rank_of_all_is_the_mean_of_six_ranks():
         place["entropy"] = [(part["entropy"] >= value).sum() / len(part) for value in part["entropy"]]
         expected = np.mean(list(place.values()), axis=0)
         assert criterion_values(rows, "mean_rank_all").iloc[cell].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_vector_that_is_put_at_two_places_has_a_reading_at_each():
+    rows = table().assign(**{"target component": ""})
+    both = pd.concat([rows, rows.assign(**{"target component": "mlp_output"})], ignore_index=True)
+    chosen = choose(both)
+    assert len(chosen) == 2 * 24 and (chosen["target component"] == "").sum() == 24

@@ -1,5 +1,6 @@
 """Evidence is gathered once, kept beside the readings, and survives a stop."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from tables import QuickJudge, make_readings
@@ -12,6 +13,7 @@ from helpers.runs import evidence, ledger
 from helpers.runs.evidence import FILE, believe, evidence_for, with_evidence
 from helpers.runs.session import Session
 from helpers.runs.sweep import sweep
+from helpers.words.decoding import Contrast, Sampling
 from helpers.words.plans import make_plan
 from helpers.words.prompts import read_prompts
 from helpers.words.settings import ModelSettings
@@ -96,6 +98,15 @@ def test_one_reading_per_vector_is_believed_or_not(lm):
     assert (best.loc[hidden, "confidence"] == whole.groupby(rows["source prompt"] + rows["layer"].astype(str)).max().tolist()).all()
 
 
+@pytest.mark.parametrize(
+    "other", [{"decoding": Sampling()}, {"decoding": Contrast(1.0)}, {"target_component": "mlp_output"}], ids=["sampled", "contrast", "inside"]
+)
+def test_what_was_read_otherwise_than_what_was_fitted_is_uncalibrated(lm, other):
+    rows = sweep(lm, ["Titanic"], "hidden_state", 5, [1, 2], target_layer=0, max_new_tokens=6, **other)
+    [best] = believe(lm, rows).to_dict("records")
+    assert best["verdict"] == "uncalibrated" and np.isnan(best["confidence"]) and best["mean_rank"] > 0
+
+
 def test_another_model_s_fit_is_not_used(tiny, tmp_path, monkeypatch):
     """Of the small model of random weights nothing is known, even under the name of one that was fitted."""
     rows = sweep(tiny, ["Titanic", "King Kong"], "hidden_state", [1, 2], [1, 3], target_layer=0, max_new_tokens=4)
@@ -107,6 +118,9 @@ def test_another_model_s_fit_is_not_used(tiny, tmp_path, monkeypatch):
     assert believe(tiny, rows, REFERENCES).equals(best)
     with pytest.raises(InputError, match="references=2"):
         believe(tiny, rows, REFERENCES[:2])
+    rows.attrs = rows.attrs | {"model": rows.attrs["model"] | {"name": "larger", "fingerprint": "4567"}}
+    with pytest.raises(InputError, match="rows='larger': readings of another model than"):
+        believe(tiny, rows, REFERENCES)
 
 
 def test_rows_without_evidence_have_none(make, rows, tmp_path):
