@@ -47,6 +47,7 @@ CRITERION = "agreement_amplifiers"
 OF_VECTOR = ["source prompt", "layer"]
 SHOWN = [*OF_VECTOR, "target layer", "token", "amplification value", "result", FIRST_ITEM, "status"]
 WORD = r"\w\w"  # what a reading that says something has at least
+RANDOM = r"^random \d+"  # how the name of a random direction begins
 LONGEST_NAME = 40  # letters of a file's name that is made from an expression
 
 
@@ -364,7 +365,7 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
         chosen = rows.assign(**{CRITERION: np.nan})
     texts = sorted({*rows[FIRST_ITEM], *nothing[FIRST_ITEM]})
     embedded = dict(zip(texts, judge.embedded(texts), strict=True))
-    own, chance, found = chosen[chosen["token"] != "random"], {}, []
+    own, chance, found = chosen[~_is_random(chosen)], {}, []
     for _, row in own.iterrows():
         pool, rivals = _random_beside(rows, row), _random_beside(chosen, row)
         pool = pool[pool["status"] == "ok"]
@@ -411,9 +412,14 @@ def explained(asked: VectorSettings, table: pd.DataFrame, rows: pd.DataFrame) ->
 
 def _random_beside(rows: pd.DataFrame, vector: pd.Series) -> pd.DataFrame:
     """Return the rows of the random directions that a vector is compared with: its own, or those that are for all."""
-    rows = rows[(rows["token"] == "random") & (rows["target layer"] == vector["target layer"])]
-    own = rows["source prompt"].str.endswith(f" like {vector['source prompt']}") & (rows["layer"] == vector["layer"])
-    return rows[own | rows["source prompt"].str.fullmatch(r"random \d+")]
+    rows = rows[_is_random(rows) & (rows["target layer"] == vector["target layer"])]
+    like = rows["source prompt"].str.replace(RANDOM, "", n=1, regex=True)
+    return rows[(like == "") | ((like == f" like {vector['source prompt']}") & (rows["layer"] == vector["layer"]))]
+
+
+def _is_random(rows: pd.DataFrame) -> pd.Series:
+    """Tell the rows of random directions, by how `words.vectors.random_like` names them; a given vector may be called so, too."""
+    return (rows["token"] == "random") & rows["source prompt"].str.contains(rf"{RANDOM}(?:$| like )", regex=True)
 
 
 def _contrast(row: pd.Series, pool: pd.DataFrame, embedded: dict[str, np.ndarray]) -> float:

@@ -187,3 +187,14 @@ def test_python_refuses_as_the_command_does(tiny):
         read(tiny, '"King"', names=("a",))
     with pytest.raises(InputError, match="no such file"):
         read(tiny, "nowhere.safetensors")
+
+
+def test_a_vector_may_be_called_random_or_end_like_another(tiny, tmp_path):
+    """What it is called never makes it chance, nor another vector's random directions its own."""
+    names = ["Rome", "random", "what is like Rome"]  # as the file sorts them
+    save_file({name: vector.clone() for name, vector in zip(names, TABLE, strict=False)}, tmp_path / "v.safetensors")
+    rows = read(tiny, tmp_path / "v.safetensors", way="plain", **FEW)
+    rows["source prompt"] = rows["source prompt"].str.replace("v:", "")  # as a name without its file would end
+    table = believed(rows)
+    assert sorted(table["source prompt"]) == names and set(table["random"]) <= {0, 3}
+    assert (table["random"] == 3).any()
