@@ -10,7 +10,11 @@ attention    attention that reads the shared prefix once for all rows
 compile      compiled decoder blocks, for long runs
 batches      how many rows at a time, and what happens to a batch that fails
 sampling     how new tokens are chosen, and how sure the model was
+writing      what the rows of a batch have written so far
 interpret    the method in two calls: interpret vectors, run a plan
+plain        what is written after a text when nothing is patched
+mapping      vectors of one model in the space of another
+pace         how many threads work on a batch
 teacher      how likely given texts are under vectors
 labels       how probable labels are, beside chance
 """

@@ -3,6 +3,7 @@
 Heavy imports stand on top: this file is imported when there is something to measure, never with the experiments.
 """
 
+import math
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from ..engine.activations import capture, capture_batch
 from ..engine.interpret import interpret
 from ..engine.plain import in_plain_text, write_after
 from ..engine.prompt import PatchedPrompt
-from ..judging.chance import band, rotated
+from ..judging.chance import band, others, rotation_means
 from ..judging.counts import success_counts
 from ..judging.judge import Judge, is_echo
 from ..models.load import LanguageModel
@@ -81,8 +82,8 @@ def judge_named(
     Returns:
         Columns entity, gold, text (first item), similarity to the gold description, described (above the threshold,
         and not an echo); and of what follows, `continuation` and `continuation described`. `.attrs["by_chance"]`: how
-        many would be described if each text were judged by another entity's gold description, the mean and the 97.5 %
-        point over all rotations; `.attrs["continuation_by_chance"]` likewise.
+        many would be described if each text were judged by another entity's gold description, one that says something
+        else, the mean and the 97.5 % point over all rotations; `.attrs["continuation_by_chance"]` likewise.
     """
     table = pd.DataFrame({"entity": list(entities), "gold": list(entities.values())})
     items = [target_prompt.first_item(text) for text in texts]
@@ -98,10 +99,11 @@ def judge_named(
 def _described(entities: Mapping[str, str], items: Sequence[str], judge: Judge) -> tuple[list, np.ndarray, dict]:
     """Return each item's similarity to its entity's description, whether that describes it, and chance."""
     echoes = np.array([is_echo(item, entity) for item, entity in zip(items, entities, strict=True)])
-    cosines = judge.embed(items) @ judge.embed(list(entities.values())).T  # (entities, descriptions)
+    truths = list(entities.values())
+    cosines = judge.embed(items) @ judge.embed(truths).T  # (entities, descriptions)
     described = (cosines > judge.threshold) & ~echoes[:, None]
-    by_chance = rotated(described)[1:].sum(1)
-    chance = {"mean": round(float(by_chance.mean()), 2), "high": int(band(by_chance)[1])}
+    by_chance = len(truths) * rotation_means(described, others(truths))
+    chance = {"mean": round(float(by_chance.mean()), 2), "high": math.ceil(band(by_chance)[1] - 1e-9)}
     return [round(float(cosine), 3) for cosine in cosines.diagonal()], described.diagonal(), chance
 
 

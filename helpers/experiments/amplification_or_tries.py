@@ -217,7 +217,8 @@ def _compared(component: str, evaluated: pd.DataFrame, rows: pd.DataFrame, judge
     }
     tests = pd.DataFrame()
     if len(others):
-        rivals = several[several["way"].isin(RIVALS) & (several["tries"] <= most)]
+        able = [way for way in RIVALS if tries[way] >= most]  # to be compared with as many tries
+        rivals = several[several["way"].isin(able) & (several["tries"] <= most)]
         rival = rivals.loc[rivals.groupby("way")["tries"].idxmax()].sort_values("effect")["way"].iloc[-1]
         gains |= {"rival": rival, "beyond": gain(amplified, best["amplifiers"], best[rival], ways[rival])}
         tests = tests_by_layer(amplified.layers, best["amplifiers"] > 0, best["target prompts"] > 0)

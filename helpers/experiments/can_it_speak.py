@@ -67,10 +67,12 @@ def gold(settings: Settings) -> dict[str, str]:
     """Return the entities' descriptions, by which everything is judged.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or all are the same.
     """
     if not (descriptions := read_gold(settings.prompts)):
         raise InputError("prompts", settings.prompts, "no column 'gold', by which readings are judged")
+    if len(set(descriptions.values())) < 2:
+        raise InputError("prompts", settings.prompts, "chance needs two entities with different descriptions")
     return descriptions
 
 

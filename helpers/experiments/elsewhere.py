@@ -121,10 +121,13 @@ def sentences(settings: Settings, found: Found) -> list[str]:
         at = rows.set_index("category")
         each, whole = at.drop(index=ALL), at.loc[ALL]
         known = each[each["p_value same"].notna()]  # a category with a single description has no others
-        above = ((multipletests(known["p_value same"], method="holm")[1] < 0.05) & (known["low same"] > 0)).sum()
+        stricter = ""
+        if len(known):
+            above = ((multipletests(known["p_value same"], method="holm")[1] < 0.05) & (known["low same"] > 0)).sum()
+            stricter = f"; above the latter in {above} of {len(known)} categories (Holm)"
         said.append(
             f"{title(component)}, {method}, {RULES[rule].label}: {percent(whole['rate'])} of (entity, layer) pairs "
-            f"interpreted; {above_chance(whole)}; above the latter in {above} of {len(known)} categories (Holm)."
+            f"interpreted; {above_chance(whole)}{stricter}."
         )
     return said
 

@@ -290,7 +290,7 @@ def _draw_curves(axes: Axes, found: Found, threshold: float) -> None:
         style = ("-", "--", ":", "-.")[judges.index(judge) % 4]
         label = f"by the {rule}, {judge} (area {area:.2f})"
         axes.plot(curve["recall"], curve["precision"], color=_colour(rule), ls=style, lw=1.8, label=label)
-        at_threshold = curve[curve["threshold"] > threshold].iloc[0]
+        at_threshold = curve[curve["threshold"] > threshold][:1]  # none where nothing is as similar
         axes.plot(at_threshold["recall"], at_threshold["precision"], "o", color=_colour(rule), ms=6)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision", title="As the threshold moves")
     panels.percent(axes.xaxis, axes.yaxis)

@@ -190,7 +190,14 @@ def stories(rows: pd.DataFrame, golds: Mapping[str, str], judge: Judge) -> tuple
         for component, grid in keep.items()
     }
     layers = sorted(set.intersection(*(set(part["layer"]) for part in parts.values())))
-    parts = {component: part[part["layer"].isin(layers)] for component, part in parts.items()}
+    read = [set(part["source prompt"]) for part in parts.values()]
+    order = {prompt: place for place, prompt in enumerate(parts["mlp_output"]["source prompt"].unique())}
+    parts = {  # the same prompts in the same order
+        component: part[part["layer"].isin(layers) & part["source prompt"].isin(set.intersection(*read))].sort_values(
+            "source prompt", key=lambda prompts: prompts.map(order), kind="stable"
+        )
+        for component, part in parts.items()
+    }
     judged = {component: judge_rows(part, judge, golds, echoes=False) for component, part in parts.items()}
     mlp = judged["mlp_output"]
     holds = mlp.successes(AMPLIFIED) & ~mlp.successes(PLAIN)

@@ -89,17 +89,6 @@ class Judged:
         chosen = {name: mask[:, keep] for name, mask in self.chosen.items()}
         return replace(self, layers=tuple(layers), cosines=self.cosines[:, keep], chosen=chosen)
 
-    def of_prompts(self, keep: Sequence[int]) -> "Judged":
-        """Return the part of some prompts, by their indices, judged by each other."""
-        return replace(
-            self,
-            prompts=tuple(self.prompts[i] for i in keep),
-            truths=tuple(self.truths[i] for i in keep),
-            cosines=self.cosines[keep][..., keep],
-            chosen={name: mask[keep] for name, mask in self.chosen.items()},
-            categories=tuple(self.categories[i] for i in keep) if self.categories else (),
-        )
-
     def others(self, null: str = "any") -> np.ndarray:
         """Return whom each prompt's chance comes from, (n, n) bool, for a null of `chance.NULLS`."""
         return others(self.truths, self.categories, null)
@@ -261,7 +250,13 @@ def gain(judged: Judged, more: np.ndarray, less: np.ndarray, against: Judged | N
 
     Returns:
         gain, low, high; where categories are known, the same over chance of the category ("gain same", …).
+
+    Raises:
+        InputError: the tables are of other prompts, or of the same in another order.
     """
+    if against and against.prompts != judged.prompts:
+        why = "expected the same prompts in the same order in both tables"
+        raise InputError("rows", f"{len(judged.prompts)} and {len(against.prompts)} prompts", why)
     numbers = {}
     for null in judged.nulls:
         allowed, theirs = judged.others(null), (against or judged).others(null)

@@ -78,7 +78,18 @@ class Judge:
         return np.stack([self._known[text] for text in texts])
 
     def similarity(self, texts_a: Sequence[str], texts_b: Sequence[str]) -> np.ndarray:
-        """Return the cosine of the sentence embeddings of texts_a[i] and texts_b[i], (n,) float32 (paper §4.1)."""
+        """Return the cosine of the sentence embeddings of texts_a[i] and texts_b[i], (n,) float32 (paper §4.1).
+
+        Raises:
+            InputError: a text in place of a list of them, or not as many texts as others.
+        """
+        for name, texts in (("texts_a", texts_a), ("texts_b", texts_b)):
+            if isinstance(texts, str):
+                raise InputError(name, texts, "expected a list of texts")
+        if len(texts_a) != len(texts_b):
+            raise InputError("texts_b", f"{len(texts_b)} texts", f"expected as many as texts_a, {len(texts_a)}")
+        if not len(texts_a):
+            return np.empty(0, np.float32)
         both = self.embed([*texts_a, *texts_b])
         return np.einsum("ij,ij->i", both[: len(texts_a)], both[len(texts_a) :])
 

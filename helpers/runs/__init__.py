@@ -8,6 +8,7 @@ loop       read what a ledger lacks
 cluster    the same on Dask workers
 status     what runs have left on disk
 results    CSVs and the JSON of what made them
+plain      what a model writes after texts when nothing is patched, each text once
 sweep      plans read and scored in one call, as a table
 labels     which of a few labels a vector is, as a table
 vectors    given vectors read beside random ones, and which reading to believe

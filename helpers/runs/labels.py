@@ -11,14 +11,12 @@ from ..engine.references import last_tokens
 from ..engine.vectors import amplified_vectors
 from ..models.load import LanguageModel
 from ..words.labels import LabelSettings
-from ..words.rows import Item
+from ..words.rows import ITEM_COLUMNS, Item
 from .sweep import describe
 
-ITEM_FIELDS = {
-    "source prompt": "source_prompt", "token": "token", "position": "position", "component": "component",
-    "layer": "layer", "target layer": "target_layer", "amplification value": "amplifier",
-    "target prompt": "target_prompt",
-}  # fmt: skip
+WHICH = (  # columns of the row schema that say which vector
+    "source prompt", "token", "position", "component", "layer", "target layer", "amplification value", "target prompt",
+)  # fmt: skip
 STEP = 64  # vectors between two looks at whether to stop
 SCORES = ("log odds", "probability", "chance", "others as probable")
 
@@ -99,7 +97,7 @@ def score_in_steps(
 def rows_of_labels(items: Sequence[Item], scores: Sequence[LabelScores]) -> pd.DataFrame:
     """Return items with the scores of their labels as a table; see `label`."""
     rows = [
-        {name: getattr(item, field) for name, field in ITEM_FIELDS.items()}
+        {name: getattr(item, ITEM_COLUMNS[name]) for name in WHICH}
         | {"label": name, "continuation": text}
         | dict(zip(SCORES, (round(value, 6) for value in values), strict=True))
         for item, found in zip(items, scores, strict=True)

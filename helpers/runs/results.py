@@ -157,7 +157,7 @@ def read_results(paths: str | Path | Sequence[str | Path], component: str = "mlp
     tables, fingerprints = [], {}
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         table = read_table(path, component)
-        if model := table.about.get("model"):
+        if isinstance(model := table.about.get("model"), dict):  # elsewhere, a name
             if fingerprints.setdefault(model["name"], model["fingerprint"]) != model["fingerprint"]:
                 raise InputError("results", str(path), f"of another model {model['name']} than the files before it")
         tables.append(table.rows)
@@ -178,6 +178,12 @@ def evaluations(folder: Path) -> list[Path]:
     return found
 
 
+def _is_of_one_component(about: dict) -> bool:
+    """Tell whether the JSON beside a CSV is of readings of prompts, of one plan and component."""
+    plan = about.get("plan", {})
+    return isinstance(about.get("model"), dict) and "token" in plan and len(plan["components"]) == 1
+
+
 def read_evaluations(paths: str | Path | Sequence[str | Path], beside: dict) -> pd.DataFrame:
     """Read the rows of the evaluations, to compare them with other readings of the same model, made in the same way.
 
@@ -185,13 +191,16 @@ def read_evaluations(paths: str | Path | Sequence[str | Path], beside: dict) -> 
         beside: `.attrs` of the other readings.
 
     Raises:
-        InputError: no JSON beside a file; another model, dtype or version of the method; or as `check_comparable`.
+        InputError: no JSON of one component's readings beside a file; another model, dtype or version of the method; or as
+            `check_comparable`.
     """
     plan = (beside.get("plans") or [beside["plan"]])[0]
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         about = read_about(in_repository(path))
         if not about:
             raise InputError("results", str(path), "has no JSON beside it that says what it was made with")
+        if not _is_of_one_component(about):
+            raise InputError("results", str(path), "expected readings of one component of prompts, as an evaluation's are")
         for key in ("fingerprint", "dtype", "attention"):
             if (made_with := about["model"][key]) != (wanted := beside["model"][key]):
                 why = f"made with {key}={made_with!r}, what it is compared with, with {wanted!r}"

@@ -49,7 +49,7 @@ def sweep(
         (the CSV's JSON).
     """
     plans = [prompts] if isinstance(prompts, Plan) else prompts
-    if not all(isinstance(plan, Plan) for plan in plans):
+    if not (plans and all(isinstance(plan, Plan) for plan in plans)):
         plans = [make_plan(prompts, *settings, **more_settings)]
     started = time.monotonic()
     items = [plan.items(lm, lm.identity) for plan in plans]

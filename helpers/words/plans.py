@@ -322,9 +322,10 @@ def check_comparable(plan: Mapping[str, object], max_new_tokens: int) -> None:
         "decoding": "greedy",
         "max_new_tokens": max_new_tokens,
         "stop_at_item": False,
+        "target_component": [OUTPUT],
         "target_prompt": PAPER_TARGET_PROMPT,
     }
-    given = {"stop_at_item": False}  # a description names it where it is true
+    given = {"stop_at_item": False, "target_component": [OUTPUT]}  # a description names what is otherwise
     given |= {name: list(value) if isinstance(value, tuple) else value for name, value in plan.items()}
     given["target_prompt"] = given["target_prompt"]["text"]
     if more := plan.get("continue_tokens"):

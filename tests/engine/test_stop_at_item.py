@@ -103,6 +103,9 @@ def test_it_is_described_and_not_compared_with_whole_readings(tiny):
     check_comparable(make_plan("Titanic").describe(), 10)
     with pytest.raises(InputError, match="stop_at_item=True"):
         check_comparable(plan.describe(), 10)
+    inside = make_plan("Titanic", target_component="mlp_output").describe()
+    with pytest.raises(InputError, match="target_component=.*mlp_output.* is compared with was read with .*hidden_state"):
+        check_comparable(inside, 10)
     with pytest.raises(InputError, match="stop_at_item='yes'"):
         make_plan("Titanic", stop_at_item="yes")
 

@@ -183,3 +183,15 @@ def test_a_model_that_knows_nothing_is_told_so(tiny_folder, tmp_path, capfd):
     settings = ["max_new_tokens=4", f"out_dir={tmp_path}"]
     assert main(["check", str(tiny_folder), *settings]) == 0
     assert "It can hardly speak" in capfd.readouterr().out
+
+
+def test_entities_with_one_description_are_no_chance_for_each_other():
+    band = "English rock band"
+    named = judge_named({"Pink Floyd": band, "Queen": band, "Mount Fuji": "Volcano in Japan"}, [f": {band}"] * 2 + [": a soup"], TARGET, Judge())
+    assert named["described"].tolist() == [True, True, False] and named.attrs["by_chance"] == {"mean": 0, "high": 0}
+
+
+def test_a_single_description_is_refused_before_a_model_is_there(tmp_path):
+    (tmp_path / "one.csv").write_text("prompt,gold\nPink Floyd,English rock band\nQueen,English rock band\n")
+    with pytest.raises(InputError, match="prompts=.*chance needs two entities with different descriptions"):
+        can_it_speak.plans(can_it_speak.Settings.of({"prompts": str(tmp_path / "one.csv")}))

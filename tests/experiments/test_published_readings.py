@@ -1,10 +1,17 @@
 """Readings that others have published, in the paper's five columns: as many tables as they allow, and no model."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 
 from helpers.experiments import amplification_or_tries as tries
 from helpers.experiments import layer_success_plots as success
+from helpers.judging.effects import judge_rows
+from helpers.judging.judge import Judge
+from helpers.words.components import MLP_GRID
+from helpers.words.prompts import read_gold
+from helpers.words.target import TARGET_PROMPTS
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -63,3 +70,24 @@ def test_the_figure_counts_them_under_both_rules(published, tmp_path):
     assert overall.loc[("description", "Patchscopes"), "interpreted"] == 0
     assert "by chance" in success.sentences(settings, found)[0]
     assert len(success.figure(settings, found).axes) == 2
+
+
+def test_only_a_rival_with_as_many_tries_is_compared():
+    """Two samples that succeed always don't stand for five readings; four other target prompts and the paper's do."""
+    lines = [
+        (prompt, 1, float(amplifier), soup if amplifier < 9 else text, "mlp_output", "paper", None)
+        for prompt, text in PROMPTS.items()
+        for soup in [": a kind of soup"]
+        for amplifier in MLP_GRID
+    ]
+    columns = ["source prompt", "layer", "amplification value", "result", "component", "target prompt", "seed"]
+    evaluated = pd.DataFrame(lines, columns=columns).assign(status="ok")
+    plain = evaluated[evaluated["amplification value"] == 1]
+    rows = pd.concat([
+        *(plain.assign(**{"target prompt": prompt.name}) for prompt in TARGET_PROMPTS[1:]),
+        *(plain.assign(seed=seed, result=plain["source prompt"].map(PROMPTS)) for seed in range(2)),
+        evaluated.assign(component="random[mlp_output]", result=": a kind of soup"),
+    ], ignore_index=True)  # fmt: skip
+    judged = partial(judge_rows, judge=Judge(), by_gold=read_gold("data/prompts.csv"))
+    *_, gains = tries._compared("mlp_output", evaluated, rows, judged)
+    assert gains["tries"] == 5 and gains["rival"] == "target prompts" and gains["beyond"]["gain"] > 0.5

@@ -31,6 +31,13 @@ def test_precision_and_recall_are_weighted_counts():
     assert len(right_readings.figure(settings, found).axes) == 2
 
 
+def test_a_threshold_that_nothing_reaches_is_drawn():
+    settings = right_readings.Settings(threshold=1.0)
+    found = right_readings.tables(settings, right_readings.read(settings)[::8].reset_index(drop=True))
+    assert np.isnan(right_readings.at(found, right_readings.LEAD)["precision"])
+    assert len(right_readings.figure(settings, found).axes) == 2
+
+
 def test_a_lenient_reader_finds_more_right():
     strict, lenient = (right_readings.Settings.of({"right_from": grade}) for grade in (3, 1))
     rows = right_readings.read(strict)

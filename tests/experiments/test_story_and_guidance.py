@@ -2,10 +2,11 @@
 
 import pandas as pd
 import pytest
-from test_before_context import rows
+from test_before_context import GOLD, rows
 
 from helpers.experiments import guidance, story
 from helpers.judging.judge import Judge
+from helpers.words.components import MLP_GRID
 
 
 def story_rows(pre, plain, amplified, hidden):
@@ -52,3 +53,21 @@ def test_guidance_is_checked_against_the_plain_readings(same):
     strict = guidance.tables(guidance.Settings(threshold=0.4), table).table.set_index("component")
     assert strict.loc["guidance", "legible"] == "5"
     assert guidance.figure(guidance.Settings(), found).get_suptitle().startswith("m, “Red Hot Chili Peppers”")
+
+
+def test_the_story_of_every_prompt_is_of_the_same_prompt(monkeypatch):
+    """Files may hold the prompts in another order, and one may hold more of them."""
+    monkeypatch.setattr("helpers.judging.effects.RESAMPLES", 199)
+    monkeypatch.setattr("helpers.judging.chance.RESAMPLES", 199)
+    soup, held, names = ": a kind of soup", list(GOLD)[:2], list(GOLD)
+
+    def said(prompt, is_right):
+        return f": {GOLD[prompt]}" if is_right else soup
+
+    mlp = rows([(name, 2, α, said(name, name in held and α == 6), 0.0) for name in names[:3] for α in MLP_GRID], "mlp_output", "same")
+    hidden = rows([(name, 2, 1, said(name, name in held), 0.0) for name in names[::-1]], "hidden_state", "same")
+    before = rows([(name, 2, 1, soup, 0.0) for name in names], "pre_mlp_residual", "same")
+    every = pd.concat([hidden, before, mlp], ignore_index=True)
+    every = every.assign(id=[f"row {number}" for number in range(len(every))])
+    numbers, best = story.stories(every, GOLD, Judge())
+    assert numbers["holds"] == 2 and numbers["prompts"] == 3 and best["prompt"] in held

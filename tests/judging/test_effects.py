@@ -179,10 +179,8 @@ def test_a_method_may_choose_another_try_at_each_place():
 
 def test_parts_keep_readings_with_what_was_chosen():
     judged = table(signal=0.4)
-    whole, keep = judged.successes(AMPLIFIED), [7, 2, 5]
+    whole = judged.successes(AMPLIFIED)
     assert (judged.at_layers([3, 1]).successes(AMPLIFIED) == whole[:, [2, 0]]).all()
-    assert (judged.of_prompts(keep).successes("Superscopes") == whole[keep][..., keep]).all()
-    assert judged.of_prompts(keep).prompts == ("p7", "p2", "p5")
 
 
 def test_mcnemar_with_holm():
@@ -286,3 +284,12 @@ def test_methods_are_compared_on_one_grid():
     assert set(on_grid(read, "mlp_output")["layer"]) == {1, 2, 9}
     with pytest.raises(InputError, match=r"lack \[6\]"):
         on_grid(read[read["amplification value"] != 6], "mlp_output")
+
+
+def test_two_tables_are_compared_on_the_same_prompts_only():
+    judged, other = table(signal=0.4), table(signal=0.2, seed=1)
+    more, less = judged.successes(AMPLIFIED), other.successes(AMPLIFIED)
+    assert gain(judged, more, less, other)["gain"] > 0
+    turned = replace(other, prompts=other.prompts[::-1])
+    with pytest.raises(InputError, match="expected the same prompts in the same order"):
+        gain(judged, more, less, turned)

@@ -92,3 +92,11 @@ def test_an_echo_says_nothing_beyond_its_prompt(first_item, echo):
 
 def test_other_prompts_are_told_by_their_words():
     assert other_prompts("Star  Wars", ["star wars", "Star Trek"]) == ["Star Trek"]
+
+
+def test_texts_that_are_no_pairs_are_refused():
+    with pytest.raises(InputError, match="texts_a='rock band': expected a list of texts"):
+        similarity("rock band", ["a band"])
+    with pytest.raises(InputError, match="texts_b='1 texts': expected as many as texts_a, 2"):
+        similarity(["a", "b"], ["a"])
+    assert similarity([], []).shape == (0,)

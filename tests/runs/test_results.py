@@ -177,3 +177,17 @@ def test_committed_results_are_written_as_they_were_read(tmp_path):
             assert (tmp_path / "again.csv").read_bytes() == plain, file.name
             written.append(file.name)
     assert len(written) >= 10, written
+
+
+def test_what_is_no_evaluation_is_refused(tmp_path):
+    """Another experiment's files stand in the same folder."""
+    file, beside = evaluation(tmp_path)
+    plan = beside["plan"]
+    for about in (
+        {"plans": [plan, plan]}, {"plan": plan | {"components": ["mlp_output", "hidden_state"]}},
+        {"plan": {name: value for name, value in plan.items() if name != "token"}}, {"plan": plan, "model": "tiny"},
+    ):  # fmt: skip
+        json_of(file).write_text(json.dumps({"model": beside["model"], "method_version": 2} | about))
+        with pytest.raises(InputError, match="results=.*expected readings of one component of prompts"):
+            read_evaluations(file, beside)
+    assert len(read_results(file)) == 1 and read_results(file).attrs["models"] == [], "its JSON only names a model"

@@ -3,9 +3,11 @@
 import json
 
 import pandas as pd
+import pytest
 from reading import read
 from tables import QuickJudge, assert_same_but_for_rounding
 
+from helpers import InputError
 from helpers.runs.results import read_results, save_results
 from helpers.runs.sweep import describe_judge, rows_of, sweep
 from helpers.words.components import COMPONENTS
@@ -90,3 +92,8 @@ def test_the_same_sweep_is_the_same_in_any_batches(tiny, tmp_path):
         settings = {"layers": [1], "amplifiers": [1.5], "max_new_tokens": 3, "batch_size": size}
         save_results(sweep(tiny, prompts, tuple(COMPONENTS), **settings), tmp_path / f"{name}.csv")
     assert_same_but_for_rounding(*((tmp_path / f"{name}.csv").read_bytes() for name in "ab"))
+
+
+def test_no_plans_are_refused(tiny):
+    with pytest.raises(InputError, match="prompts"):
+        sweep(tiny, [])
