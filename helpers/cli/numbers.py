@@ -798,15 +798,27 @@ def _beside_chance(line: pd.Series) -> str:
 
 
 def _of_bench(name: str) -> str:
-    """Say, per model, what is found beside text only, what is no result, and which tasks are left out."""
-    said = []
+    """Say, per model, in how many tasks a vector says more than text only, what is no result, and what is left out."""
+    header, rows, said = [], [], []
     for model in CATALOGUE:
         if (ROOT / "data" / model / f"bench_{name}.json").is_file():
             found = about(model, f"bench_{name}")
-            said += [f"{model}: {sentence}" for sentence in found["verdict"] if sentence.startswith("Against text only")]
-            said += [sentence for sentence in found["verdict"] if "no result" in sentence]
-            said += [f"Left out: {'; '.join(why.replace(': left out; ', ', ') for why in found['refused'])}."] * bool(found["refused"])
-    return "\n\n".join(said) or "Not measured yet."
+            gains = pd.DataFrame(found["against text only"])
+            of_method = dict(list(gains[gains["layer"] == ANY].groupby("method", sort=False)))
+            header = list(of_method)
+            rows.append([model, *map(_more_and_less, of_method.values())])
+            said += [f"{model}: {sentence}" for sentence in found["verdict"] if "no result" in sentence]
+            left_out = "; ".join(why.replace(": left out; ", ", ") for why in found["refused"])
+            said += [f"{model}: left out are {left_out}."] * bool(left_out)
+    if not rows:
+        return "Not measured yet."
+    return "\n\n".join([rows_of(["tasks: vector more, can't be told, text only more", *header], rows), *said])
+
+
+def _more_and_less(gains: pd.DataFrame) -> str:
+    """Write in how many tasks a vector surely says more than the text, in how many it can't be told, in how many less."""
+    more, less = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum())
+    return f"{more}, {len(gains) - more - less}, {less}"
 
 
 def _published(line: pd.Series) -> str:
