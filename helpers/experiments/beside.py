@@ -125,7 +125,8 @@ def gather(readings: Readings) -> pd.DataFrame:
     named = torch.tensor([[prompt.lower() in text.lower() for text in bank.texts] for prompt in prompts])
     marked, _ = chosen_blind(with_confidence(rows, *fitted_folders(settings)), readings.judge)
     written = plain_texts(readings, [*asked, *prompts], settings.max_new_tokens)
-    without = {TEXT_ONLY: [written[text] for text in asked], CONTINUATION: [written[prompt] for prompt in prompts]}
+    texts_only, followed = [written[text] for text in asked], [written[prompt] for prompt in prompts]
+    items_only = [target.first_item(text) for text in texts_only]
     read = {PLAIN: rows[rows["amplification value"] == 1], CHOSEN: marked[marked[CHOSEN_BLIND]]}
 
     def by_lens(of: torch.Tensor) -> list[tuple[str, Sequence[str]]]:
@@ -151,7 +152,7 @@ def gather(readings: Readings) -> pd.DataFrame:
         if lens and (site.layer in lens.jacobians or site.layer == lm.num_layers - 1):
             said[JACOBIAN] = by_lens(lens.carried(of, site.layer, lm.num_layers - 1))
         said |= {NEAREST: by_words(near, near)} | {way: of_readings(some, site) for way, some in read.items()}
-        said |= {way: by_words(told, [target.first_item(text) for text in told]) for way, told in without.items()}
+        said |= {TEXT_ONLY: by_words(texts_only, items_only), CONTINUATION: by_words(followed, followed)}
         for way, told in said.items():
             for prompt, (says, words_named) in zip(prompts, told, strict=True):
                 lower = tuple(word.lower() for word in words_named)
