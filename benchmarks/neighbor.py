@@ -26,7 +26,7 @@ from helpers.runs.results import save_results
 from helpers.words.machine import cores
 
 ROUNDS, ROWS = 2, 32
-WAYS = {  # what is set before torch is imported; "spin 10,000" is what helpers/__init__.py sets
+WAYS = {  # what is set before torch is imported; "spin 100,000" is what helpers/__init__.py sets
     "torch's default": {"GOMP_SPINCOUNT": "300000"},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},

@@ -26,9 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent  # the repository
 # No telemetry from the libraries underneath; they read this when they are first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # Torch's threads wait for each other at the end of every operation. By default a thread that waits spins for milliseconds,
-# on a busy machine on the core of the one that is waited for (benchmarks/neighbor.py). Read when torch is first imported.
+# on a busy machine on the core of the one that is waited for; this is the shortest spin that costs nothing alone
+# (benchmarks/neighbor.py). Read when torch is first imported.
 if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "10000"
+    os.environ["GOMP_SPINCOUNT"] = "100000"
 # Progress bars are plain text on purpose: widgets leave their state in executed notebooks.
 warnings.filterwarnings("ignore", message="IProgress not found")
 

@@ -224,14 +224,16 @@ class Page:
             if not filled:
                 filled = await asyncio.to_thread(self.inputs.fill, PageSettings.of({"model": self.desk.model}))
             filled |= {self.inputs.problem: view.error(str(error))}
+        is_ready = self.desk.is_ready  # noted before the last look at it
         if jobs:
             async for changes in self.follow(request, jobs, filled):
                 yield changes
         else:
-            yield filled
-        key, shown, is_ready = (request.session_hash,), tuple(job.id for job in jobs) or None, False
-        while self._followed.get(key) == shown and not is_ready:
-            is_ready = self.desk.is_ready  # noted before the last look at it
+            yield filled | {status: view.status(self.desk, None)}
+        # Nothing is said once the desk is ready: it could arrive after what a request says that was asked meanwhile.
+        key, shown = (request.session_hash,), tuple(job.id for job in jobs) or None
+        while not is_ready and self._followed.get(key) == shown:
+            is_ready = self.desk.is_ready
             yield {status: view.status(self.desk, jobs[0] if jobs else None)}
             await asyncio.sleep(REFRESH)
 

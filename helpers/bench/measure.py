@@ -14,6 +14,7 @@ from ..engine.plain import in_plain_text
 from ..judging.criteria import choose, criteria_of
 from ..runs.plain import plain_texts
 from ..words.grammar import parse_layers
+from ..words.lenses import lens_file
 from ..words.plans import Plan, make_plan
 from . import tables
 from .settings import USABLE, BenchSettings
@@ -21,6 +22,7 @@ from .tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY, Cases, Texts
 from .tasks import Task, spread, too_few, usable
 
 if TYPE_CHECKING:
+    from ..lenses.jacobian import Lens
     from ..models.load import ModelCard
     from ..runs.readings import Readings
 
@@ -57,6 +59,7 @@ class Found(NamedTuple):
         refused: why tasks have no numbers, a sentence each.
         criteria: by which a reading is chosen blind; several, if a task has too few rows for the usual one.
         failed: readings that failed.
+        texts_of_lens: over how many the Jacobian lens is a mean; None without one.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Found(NamedTuple):
     refused: list[str]
     criteria: list[str]
     failed: int
+    texts_of_lens: int | None = None
 
 
 def read_tasks(bench: ModuleType, settings: BenchSettings, card: ModelCard) -> list[Task]:
@@ -129,7 +133,7 @@ def ask(tasks: Sequence[Task], bench: ModuleType, readings: Readings) -> tuple[l
 
 
 def lenses_of(
-    task: Task, cases: Cases, readings: Readings, layers: Sequence[int]
+    task: Task, cases: Cases, readings: Readings, layers: Sequence[int], jacobian: Lens | None
 ) -> dict[str, np.ndarray]:
     """Tell which words are among a lens' first k, where each word is a single token: name -> (cases, layers, words)."""
     import torch
@@ -140,8 +144,33 @@ def lenses_of(
     settings, lm = readings.settings, readings.lm
     of = last_tokens(lm, list(dict.fromkeys(case.source for case in task.cases)))
     vectors = torch.stack([of[case.source][settings.component][layer, -1] for case in task.cases for layer in layers])
-    found = ranks(lm, vectors, cases.words).numpy().reshape(len(task.cases), len(layers), -1)
-    return {f"logit lens, first {k}": (0 < found) & (found <= k) for k in FIRST}
+    of_lens = {"logit lens": vectors}
+    if jacobian:
+        of_lens["Jacobian lens"] = jacobian.carried(vectors, list(layers) * len(task.cases), lm.num_layers - 1)
+    found = {}
+    for name, carried in of_lens.items():
+        rank = ranks(lm, carried, cases.words).numpy().reshape(len(task.cases), len(layers), -1)
+        found |= {f"{name}, first {k}": (0 < rank) & (rank <= k) for k in FIRST}
+    return found
+
+
+def jacobian_of(readings: Readings, layers: Sequence[int]) -> Lens | None:
+    """Return the model's Jacobian lens: the one that is named, or the one that was fitted, if one was.
+
+    Raises:
+        InputError: as `load_lens`; or it doesn't have all of the layers.
+    """
+    import torch
+
+    from ..lenses.jacobian import load_lens
+
+    settings = readings.settings
+    file = lens_file(settings.model, settings.jacobian, **settings.source_options.changed)
+    if not (settings.jacobian or file.is_file()):
+        return None
+    lens = load_lens(file, lm := readings.lm)
+    lens.carried(torch.zeros(len(layers), lm.width), layers, lm.num_layers - 1)
+    return lens
 
 
 def measure(bench: ModuleType, readings: Readings) -> Found:
@@ -159,6 +188,8 @@ def measure(bench: ModuleType, readings: Readings) -> Found:
     if not kept:
         raise InputError(bench.NAME, getattr(settings, bench.NAME), "; ".join(refused))
     tasks = [asked.task for asked in kept]
+    layers = parse_layers(settings.layers, readings.card.num_layers)
+    jacobian = jacobian_of(readings, layers) if bench.BY_LENS else None
     plans = plans_of(tasks, settings)
     with_text = {
         task.name: in_plain_text(readings.card, [case.plain for case in task.cases], task.asks) for task in tasks
@@ -168,8 +199,7 @@ def measure(bench: ModuleType, readings: Readings) -> Found:
     written = plain_texts(readings, every, settings.max_new_tokens)
     rows = readings.of(f"bench_{bench.NAME}.csv.gz", plans)
     blind, criteria = _chosen_blind(rows, readings)
-    texts, layers = Texts(rows, blind), parse_layers(settings.layers, readings.card.num_layers)
-    lines, gains = [], []
+    texts, lines, gains = Texts(rows, blind), [], []
     for task in tasks:
         cases = Cases(task.cases, bench.RULE, bench.COMBINE)
         controls = {
@@ -183,7 +213,7 @@ def measure(bench: ModuleType, readings: Readings) -> Found:
             for layer, of in ((MEAN, said), (ANY, said.any(1))):
                 than = controls[TEXT_ONLY] if of.ndim == 2 else controls[TEXT_ONLY][:, None]
                 gains.append({"task": task.name, "method": name, "layer": layer} | cases.gain(of, than))
-        for name, by_lens in (lenses_of(task, cases, readings, layers) if bench.BY_LENS else {}).items():
+        for name, by_lens in (lenses_of(task, cases, readings, layers, jacobian) if bench.BY_LENS else {}).items():
             found += tables.by_source_layer(cases, name, by_lens, layers, 1)
         lines += [{"task": task.name} | line for line in found]
     asked = {
@@ -192,7 +222,7 @@ def measure(bench: ModuleType, readings: Readings) -> Found:
     }
     return Found(
         bench.NAME, readings.card.slug, pd.DataFrame(lines), pd.DataFrame(gains), asked, refused, criteria,
-        int((rows["status"] != "ok").sum()),
+        int((rows["status"] != "ok").sum()), jacobian.n_prompts if jacobian else None,
     )  # fmt: skip
 
 

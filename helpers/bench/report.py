@@ -90,11 +90,12 @@ def caption(bench: ModuleType, settings: BenchSettings, found: Found) -> str:
         "where it asks the same." if bench.NAME == "patchscopes" else "Rows whose answer the model itself gives.",
         "all": "All rows, whether or not the model knows the answer.",
     }[settings.rows]  # fmt: skip
+    lens = f" The Jacobian lens is a mean over {found.texts_of_lens} texts." if found.texts_of_lens is not None else ""
     whose = "" if bench.NAME == "lens" else f" {whose}"
     return (
         f"{found.model}: {bench.QUESTION}{whose} Grey, chance: the same texts with as many tries, judged by the answers of "
         f"other rows (95 % of all rotations). Bars: 95 % intervals of the distance to chance, over subjects. Chosen "
-        f"blind: one of {len(settings.amplifiers)} amplifiers, by {' or '.join(found.criteria)}."
+        f"blind: one of {len(settings.amplifiers)} amplifiers, by {' or '.join(found.criteria)}.{lens}"
     )
 
 
@@ -140,6 +141,7 @@ def save(bench: ModuleType, settings: BenchSettings, found: Found, folder: Path)
         "asked": found.asked,
         "against text only": found.gains.to_dict("records"),
         "refused": found.refused,
+        **({} if found.texts_of_lens is None else {"texts of the Jacobian lens": found.texts_of_lens}),
         "verdict": said,
     }
     save_figure(figure(bench, settings, found), folder / f"bench_{bench.NAME}{end}.png")

@@ -32,6 +32,9 @@ class BenchSettings(ReadSettings):
     patchscopes: FilePath = setting("", "the folder of Patchscopes' attribute tasks", changes_results=False)
     lens: FilePath = setting("", "the folder of the Jacobian lens' evaluations", changes_results=False)
     workspace: FilePath = setting("", "the folder of workspace-bench's multi-token banks", changes_results=False)
+    jacobian: FilePath = setting(
+        "", "a Jacobian lens, beside the logit lens; empty is the one that `./runme.sh lens fit` has made, if it has"
+    )
     rows: Annotated[str, Form(partial(check_one_of, ROWS))] = setting(
         USABLE, "usable: those whose answer the model gives itself, as published; or all, beside which text alone can be seen"
     )

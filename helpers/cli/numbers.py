@@ -750,6 +750,56 @@ def app() -> str:
     )
 
 
+@number
+def neighbor() -> str:
+    """Say what waiting threads cost, alone and beside other work."""
+    table = measured("neighbor").set_index("way")
+    ours, usual, one = (table.loc[way] for way in ("spin 100,000", "torch's default", "one thread"))
+    alone, fair = "alone, x the default alone", "beside it, x a fair share"
+    return (
+        f"A sweep of 32 rows took, alone, {ours[alone]:.2f} times as long as with torch's default, and with one thread "
+        f"{one[alone]:.2f} times; beside two busy processes on two cores {ours[fair]:.2f} times a fair share, which is twice the "
+        f"time alone (torch's default {usual[fair]:.2f}, one thread {one[fair]:.2f}; AMD EPYC, two rounds; "
+        "[numbers](benchmarks/results/neighbor.csv))."
+    )
+
+
+@number
+def stop_at_item() -> str:
+    """Say what ending a reading with its first list item saves."""
+    from ..engine.writing import LEAVE
+
+    table = measured("items")
+    table = table[table["rows leave when so many still write"] == LEAVE]
+    told = "; ".join(
+        f"of {line['new tokens']} tokens {line['x the time of whole readings']:.2f} ({line['least']:.2f} to {line['most']:.2f})"
+        for _, line in table.iterrows()
+    )
+    rows = table["rows"].iloc[0]
+    return (
+        f"Beside whole readings of the same {rows} vectors it took this share of the processor time, the least and the most of "
+        f"three rounds in brackets: {told} ([numbers](benchmarks/results/items.csv))."
+    )
+
+
+@number
+def visitors() -> str:
+    """Say what many visitors at once wait for, and what a server holds."""
+    folder = ROOT / "benchmarks" / "results"
+    many, memory = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("visitors", "memory_of_requests")
+    )
+    return (
+        f"{many['visitors']} visitors who ask for four readings and their confidence at the same moment, and again when they have "
+        f"them, for {many['seconds']} s, on {many['cores']} cores: {many['requests']} requests, half of them answered within "
+        f"{many['seconds, median']:.0f} s, the last after {many['seconds, longest']:.0f} s; {in_words(many['wrong'])} answer was wrong or "
+        f"another's, and the server held {many['MiB at the start']:,.0f} MiB at the start and {many['MiB at the end']:,.0f} at the end "
+        f"([numbers](benchmarks/results/visitors.csv)). Over {memory['rows']} requests one after another, one of them of 19,900 "
+        f"letters, a server held {memory['MiB after the first request']:,.0f} MiB after the first, {memory['MiB at the end']:,.0f} after the "
+        f"last, and {memory['MiB at most']:,.0f} at most ([numbers](benchmarks/results/memory_of_requests.csv))."
+    )
+
+
 # Tasks whose answers are known
 
 
@@ -798,15 +848,27 @@ def _beside_chance(line: pd.Series) -> str:
 
 
 def _of_bench(name: str) -> str:
-    """Say, per model, what is found beside text only, what is no result, and which tasks are left out."""
-    said = []
+    """Say, per model, in how many tasks a vector says more than text only, what is no result, and what is left out."""
+    header, rows, said = [], [], []
     for model in CATALOGUE:
         if (ROOT / "data" / model / f"bench_{name}.json").is_file():
             found = about(model, f"bench_{name}")
-            said += [f"{model}: {sentence}" for sentence in found["verdict"] if sentence.startswith("Against text only")]
-            said += [sentence for sentence in found["verdict"] if "no result" in sentence]
-            said += [f"Left out: {'; '.join(why.replace(': left out; ', ', ') for why in found['refused'])}."] * bool(found["refused"])
-    return "\n\n".join(said) or "Not measured yet."
+            gains = pd.DataFrame(found["against text only"])
+            of_method = dict(list(gains[gains["layer"] == ANY].groupby("method", sort=False)))
+            header = list(of_method)
+            rows.append([model, *map(_more_and_less, of_method.values())])
+            said += [f"{model}: {sentence}" for sentence in found["verdict"] if "no result" in sentence]
+            left_out = "; ".join(why.replace(": left out; ", ", ") for why in found["refused"])
+            said += [f"{model}: left out are {left_out}."] * bool(left_out)
+    if not rows:
+        return "Not measured yet."
+    return "\n\n".join([rows_of(["tasks: vector more, can't be told, text only more", *header], rows), *said])
+
+
+def _more_and_less(gains: pd.DataFrame) -> str:
+    """Write in how many tasks a vector surely says more than the text, in how many it can't be told, in how many less."""
+    more, less = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum())
+    return f"{more}, {len(gains) - more - less}, {less}"
 
 
 def _published(line: pd.Series) -> str:

@@ -22,6 +22,7 @@ from ..words.vectors import Through
 from .references import References
 
 FORMAT = "superscopes-map-1"
+RIDGES = tuple(10.0**power for power in range(-4, 4))
 
 
 @dataclass(frozen=True)
@@ -145,15 +146,15 @@ def fit_map(
     held_out: str | Sequence[str],
     source_site: Site,
     target_site: Site,
-    ridge: float = 1e-3,
+    ridge: float | None = None,
 ) -> AffineMap:
     """Fit the affine map, by least squares, from a source model's last-token vectors to the target model's.
 
     Args:
-        prompts: that it is fitted on; fewer than widths leave many maps that fit, of which the ridge takes the smallest.
+        prompts: that it is fitted on; fewer than widths leave many maps that fit, of which the ridge takes a small one.
         held_out: other prompts, on which it is tried.
         source_site, target_site: component (of COMPONENTS) and layer in either model.
-        ridge: 0 is plain least squares.
+        ridge: 0 is plain least squares; None takes, of RIDGES, what predicts each prompt best from the others.
 
     Raises:
         InputError: too few prompts, some in both lists, or a layer that a model doesn't have.
@@ -164,8 +165,8 @@ def fit_map(
             raise InputError(name, len(some), f"expected at least {LEAST_REFERENCES}")
     if shared := set(prompts) & set(held_out):
         raise InputError("held_out", sorted(shared)[0], "is also among the prompts that the map is fitted on")
-    if not isinstance(ridge, int | float) or not 0 <= ridge < float("inf"):
-        raise InputError("ridge", ridge, "expected 0 or more")
+    if ridge is not None and not (isinstance(ridge, int | float) and 0 <= ridge < float("inf")):
+        raise InputError("ridge", ridge, "expected 0 or more, or None")
     for name, lm, site in (("source_site", source, source_site), ("target_site", target, target_site)):
         check_layer(name, site.layer, lm.num_layers)
         if site.component in ("block_input", "embedding"):
@@ -174,8 +175,11 @@ def fit_map(
     tried = [References(lm, held_out).vectors(site).double() for lm, site in ((source, source_site), (target, target_site))]
     (x, y), (x_mean, y_mean) = fitted, [vectors.mean(0) for vectors in fitted]
     x, y = x - x_mean, y - y_mean
+    size = float(x.square().mean() * len(x))
+    if ridge is None:
+        ridge = _best_ridge(x, y, size)
     if ridge:  # rows that pull the matrix towards 0
-        pull = (ridge * len(x) * x.square().mean()).sqrt() * torch.eye(x.shape[1], dtype=x.dtype)
+        pull = (ridge * size) ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
         x, y = torch.cat([x, pull]), torch.cat([y, y.new_zeros(len(pull), y.shape[1])])
     matrix = torch.linalg.lstsq(x, y, driver="gelsd").solution
     mapped, true = (tried[0] - x_mean) @ matrix, tried[1] - y_mean
@@ -188,3 +192,15 @@ def fit_map(
         round(float(own), 4), round(float(others), 4),
     )  # fmt: skip
     return AffineMap(matrix.float(), (y_mean - x_mean @ matrix).float(), about)
+
+
+def _best_ridge(x: Tensor, y: Tensor, size: float) -> float:
+    """Return which of RIDGES predicts each row of y best from a map fitted on the other rows.
+
+    Args:
+        size: what a ridge is multiplied by.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    fitted = RidgeCV([ridge * size for ridge in RIDGES]).fit(x.numpy(), y.numpy())
+    return min(RIDGES, key=lambda ridge: abs(ridge * size - fitted.alpha_))

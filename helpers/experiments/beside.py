@@ -11,7 +11,8 @@ from ..words.lenses import lens_file
 from ..words.methods import CHOSEN_BLIND
 from ..words.plans import Plan
 from ..words.prompts import OUR_PROMPTS, read_gold
-from ..words.settings import THRESHOLD, Cosine, FilePath, FilePaths, Positive, ReadSettings, setting
+from ..words.settings import THRESHOLD, Cosine, FilePath, FilePaths, Positive, ReadSettings, TargetText, setting
+from ..words.target import TargetPrompt
 from ._evaluated import FILES, check_asked, chosen_blind, fitted_folders, folder_of, with_confidence
 from ._publish import publish
 from ._sentences import in_runs, percent, with_interval
@@ -34,8 +35,10 @@ NEEDS = FILES
 ALL = "all"  # layers together
 LOGIT, JACOBIAN, NEAREST = "logit lens", "Jacobian lens", "nearest text"
 PLAIN, CHOSEN = "plain reading", "reading chosen blind"
+TEXT_ONLY, CONTINUATION = "text only", "continuation only"
 WAYS = {  # way -> colour and marker
     LOGIT: ("#b07aa1", "v"), JACOBIAN: ("#59a14f", "^"), NEAREST: ("#76645b", "s"), PLAIN: ("#4e79a7", "D"), CHOSEN: ("#e15759", "o"),
+    TEXT_ONLY: ("#1f2933", "*"), CONTINUATION: ("#7b8794", "P"),
 }  # fmt: skip
 RULES = {"words": "a word of the description is named", "similarity": "similar to the description"}
 
@@ -47,6 +50,7 @@ class Settings(ReadSettings):
     results: FilePaths = setting((), "CSVs to read, relative to the repository; empty is the evaluations in out_dir")
     lens: FilePath = setting("", "a Jacobian lens; empty is the one that `./runme.sh lens fit` has made, if it has")
     bank: FilePath = setting("", "texts for neighbours, a line each; empty is the suite's names and descriptions")
+    target_prompt: TargetText = setting("", "what the readings were asked with, for text only; empty is the paper's")
     tries: Positive = setting(5, "tokens of a lens, or words of a text, among which a word may be")
     threshold: Cosine = THRESHOLD
 
@@ -75,20 +79,23 @@ def gather(readings: Readings) -> pd.DataFrame:
 
     Returns:
         A row per component, layer, way and source prompt: what it says, and the content words that it names (a tuple,
-        in lower case). A lens is asked for the first tokens of all descriptions' words, so it names those alone.
+        in lower case). A lens is asked for the first tokens of all descriptions' words, so it names those alone. What
+        is written without a vector (text only, continuation only) is the same at each layer.
         `.attrs`: model, bank (texts), texts of the lens (None without one).
 
     Raises:
-        InputError: no evaluation of this model, or one of several tokens; fewer than two prompts with a description; or a
-            lens of another model.
+        InputError: no evaluation of this model, or one of several tokens; fewer than two prompts with a description;
+            readings of another target prompt; or a lens of another model.
     """
     import pandas as pd
     import torch
 
     from ..engine.activations import CapturedPrompts
+    from ..engine.plain import in_plain_text
     from ..lenses.jacobian import load_lens
     from ..lenses.logit import ranks, vocabulary
     from ..lenses.neighbours import Bank, read_bank
+    from ..runs.plain import plain_texts
     from ..runs.results import evaluations, read_results
     from ..words.components import Site
 
@@ -101,6 +108,10 @@ def gather(readings: Readings) -> pd.DataFrame:
         raise InputError("prompts", settings.prompts, "chance needs two of its prompts, read and with descriptions that differ")
     if (rows.groupby("source prompt")["position"].nunique() > 1).any():
         raise InputError("results", list(settings.results), "expected readings of one token of each prompt")
+    target = TargetPrompt.of_text(settings.target_prompt).located(readings.card)
+    if others := set(rows["target prompt"]) - {target.name}:
+        raise InputError("target_prompt", settings.target_prompt, f"the readings are of {', '.join(sorted(others))}, not of {target.name}")
+    asked = in_plain_text(readings.card, prompts, target)
     texts = [*read_bank(settings.bank), *(descriptions.values() if not settings.bank else ())]
     lm, file = readings.lm, lens_file(settings.model, settings.lens, **settings.source_options.changed)
     lens = load_lens(file, lm) if settings.lens or file.is_file() else None
@@ -114,6 +125,9 @@ def gather(readings: Readings) -> pd.DataFrame:
     words = sorted({word for prompt in prompts for word in content_words(descriptions[prompt])})
     named = torch.tensor([[prompt.lower() in text.lower() for text in bank.texts] for prompt in prompts])
     marked, _ = chosen_blind(with_confidence(rows, *fitted_folders(settings)), readings.judge)
+    written = plain_texts(readings, [*asked, *prompts], settings.max_new_tokens)
+    texts_only, followed = [written[text] for text in asked], [written[prompt] for prompt in prompts]
+    items_only = [target.first_item(text) for text in texts_only]
     read = {PLAIN: rows[rows["amplification value"] == 1], CHOSEN: marked[marked[CHOSEN_BLIND]]}
 
     def by_lens(of: torch.Tensor) -> list[tuple[str, Sequence[str]]]:
@@ -139,6 +153,7 @@ def gather(readings: Readings) -> pd.DataFrame:
         if lens and (site.layer in lens.jacobians or site.layer == lm.num_layers - 1):
             said[JACOBIAN] = by_lens(lens.carried(of, site.layer, lm.num_layers - 1))
         said |= {NEAREST: by_words(near, near)} | {way: of_readings(some, site) for way, some in read.items()}
+        said |= {TEXT_ONLY: by_words(texts_only, items_only), CONTINUATION: by_words(followed, followed)}
         for way, told in said.items():
             for prompt, (says, words_named) in zip(prompts, told, strict=True):
                 lower = tuple(word.lower() for word in words_named)
@@ -222,7 +237,8 @@ def caption(settings: Settings, found: Found) -> str:
         f"words judged by other prompts' descriptions. Above: a content word of the description among {settings.tries} tries, the likeliest tokens of "
         f"a lens (a word by its first token) or the first words of a text. Below: similarity to the description above {settings.threshold:g}, of a lens's "
         f"tokens joined, the text, the whole reading. Nearest text: of {found.bank} names and descriptions, every prompt's own description "
-        f"among them; a text with the prompt's name in it is left out. {_lens(found)} 95 % intervals over prompts."
+        f"among them; a text with the prompt's name in it is left out. Without a vector, the same at each layer: text only is what the model "
+        f"writes when the target prompt has the prompt in plain text, continuation only what it writes after the prompt by itself. {_lens(found)} 95 % intervals over prompts."
     )
 
 
@@ -247,6 +263,9 @@ def figure(settings: Settings, found: Found) -> Figure:
                 of = table[(table["judged by"] == rule) & (table["component"] == component) & (table["way"] == way)]
                 of = of.assign(at=[len(layers) + 0.4 if layer == ALL else layers.index(layer) for layer in of["layer"]])
                 colour, marker = WAYS[way]
+                if way in (TEXT_ONLY, CONTINUATION):  # the same at each layer
+                    of = of[of["layer"] == ALL]
+                    panel.axhline(of["effect"].iloc[0], color=colour, lw=0.8, ls=":")
                 look = {"color": colour, "marker": marker, "label": way, "ms": 4.5, "elinewidth": 1}
                 panels.interval_dots(panel, np.asarray(of["at"], float) + offset, of, over_chance=True, **look)
             panel.axvline(len(layers) - 0.3, color=LINE, lw=1)
@@ -257,7 +276,7 @@ def figure(settings: Settings, found: Found) -> Figure:
             panel.set_xlabel("source layer")
         for panel in axes[:, 0]:
             panel.set_ylabel("right, above chance")
-        panels.legend_below(drawn, axes[0, 0], columns=5)
+        panels.legend_below(drawn, axes[0, 0], columns=4)
         return panels.finish(drawn, caption(settings, found))
 
 

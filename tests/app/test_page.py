@@ -178,6 +178,7 @@ def by_similarity(page) -> None:
     """Show what is chosen by similarity to the prompt: one click."""
     page.locator("#choice-a label", has_text="chosen by similarity to the prompt").click()
     page.wait_for_selector("#table-a table.similarity")
+    page.wait_for_selector("#show-a")
 
 
 def test_the_first_table_is_chosen_without_the_prompt_and_the_papers_is_one_click_away(visit, server, tiny):

@@ -14,6 +14,7 @@ from helpers.bench.settings import BenchSettings
 from helpers.cli import main
 from helpers.engine.activations import capture
 from helpers.engine.plain import in_plain_text, write_after
+from helpers.lenses.jacobian import Lens
 from helpers.lenses.logit import first_token
 from helpers.runs import ledger, plain
 from helpers.runs.readings import Readings
@@ -143,12 +144,18 @@ def test_words_of_several_tokens_and_of_the_prompt_are_left_out(tiny, tmp_path):
     assert task.left_out == {"words of several tokens": 1, "words that the prompt says": 1}
 
 
-def test_the_lens_names_what_a_plain_lens_names(tiny, tiny_folder, work):
+@pytest.mark.parametrize("name", ["logit", "Jacobian"])
+def test_the_lens_names_what_a_plain_lens_names(tiny, tiny_folder, work, monkeypatch, name):
     norm, head = tiny.model.model.norm, tiny.model.lm_head
+    carried = torch.randn(tiny.width, tiny.width, generator=torch.Generator().manual_seed(0))
+    fitted = Lens({layer: carried for layer in range(tiny.num_layers - 1)}, 7, {})
+    monkeypatch.setattr("helpers.lenses.jacobian.load_lens", lambda *_: fitted)
+    named = ["jacobian=of-this-model.pt"] if name == "Jacobian" else []
 
     def plain_lens(prompt):
         with torch.inference_mode():
-            return head(norm(capture(tiny, prompt)["hidden_state"][1, -1]))
+            vector = capture(tiny, prompt)["hidden_state"][1, -1]
+            return head(norm(carried @ vector if named else vector))
 
     items = []
     for number in range(12):  # half of the words are among the lens' first ten, half of them are its last
@@ -160,14 +167,17 @@ def test_the_lens_names_what_a_plain_lens_names(tiny, tiny_folder, work):
         word = next((word for word in words if lens.is_single(tiny, word)), "water")
         items.append({"name": str(number), "prompt": prompt, "intermediates": [word]})
     folder, out = write_items(work / "sets", "mind", items), work / "out"
-    assert run(f"lens={folder}", f"model={tiny_folder}", f"out_dir={out}", "num_rows=0", *FAST) == 0
+    assert run(f"lens={folder}", f"model={tiny_folder}", f"out_dir={out}", "num_rows=0", *FAST, *named) == 0
     table = pd.read_csv(out / "bench_lens.csv").set_index(["method", "layer"])
+    about = json.loads((out / "bench_lens.json").read_text())
+    assert about.get("texts of the Jacobian lens") == (7 if named else None)
+    assert ("Jacobian lens, first 1", "1") in table.index or not named
     hits = []
     for item in items:
         logits = plain_lens(item["prompt"])
         hits.append(int((logits > logits[first_token(tiny, item["intermediates"][0])]).sum()) < 10)
     assert 0 < np.mean(hits) < 1
-    assert table.loc[("logit lens, first 10", "1"), "rate"].item() == pytest.approx(np.mean(hits), abs=1e-4)
+    assert table.loc[(f"{name} lens, first 10", "1"), "rate"].item() == pytest.approx(np.mean(hits), abs=1e-4)
     assert set(table["tries"]) == {1, 2, 4}
 
 

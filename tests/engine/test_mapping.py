@@ -5,12 +5,12 @@ import pytest
 import torch
 from families import small_model
 from reference import plain_interpret, plain_vector
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 
 from helpers import InputError
 from helpers.engine.activations import capture
 from helpers.engine.interpret import interpret
-from helpers.engine.mapping import fit_map, identity_for, load_map
+from helpers.engine.mapping import RIDGES, fit_map, identity_for, load_map
 from helpers.engine.references import References
 from helpers.words.components import Site
 from helpers.words.prompts import read_prompts
@@ -36,6 +36,20 @@ def test_it_is_the_least_squares_map_and_its_numbers_are_of_held_out_prompts(tin
     assert (about.prompts, about.held_out, about.source_layer, about.target_layer) == (36, 12, 1, 2)
     penalized = fit_map(tiny, tiny, FIT, HELD, FROM, INTO, ridge=1)
     assert penalized.matrix.norm() < made.matrix.norm() and penalized.about.r2 != about.r2
+
+
+def test_the_ridge_is_what_predicts_each_prompt_best_from_the_others(tiny):
+    few, size = FIT[:12], {}
+    x, y = (References(tiny, few).vectors(site).double() for site in (FROM, INTO))
+    scale = ((x - x.mean(0)) ** 2).mean() * len(few)
+    for ridge in RIDGES:
+        errors = []
+        for out in range(len(few)):
+            kept = torch.arange(len(few)) != out
+            plain = Ridge(float(ridge * scale)).fit(x[kept], y[kept])
+            errors.append(((plain.predict(x[out : out + 1]) - y[out].numpy()) ** 2).mean())
+        size[ridge] = np.mean(errors)
+    assert fit_map(tiny, tiny, few, HELD, FROM, INTO).about.ridge == min(size, key=size.get)
 
 
 def test_a_map_of_a_model_onto_itself_is_nearly_perfect(tiny):

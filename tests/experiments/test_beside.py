@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import InputError
+from helpers import InputError, TargetPrompt
 from helpers.engine.activations import capture
+from helpers.engine.plain import in_plain_text, write_after
 from helpers.experiments import beside
 from helpers.judging.score import score
 from helpers.lenses.jacobian import Lens
@@ -62,6 +63,10 @@ def test_each_way_says_what_its_lens_or_text_says(stored):
         allowed = [number for number, text in enumerate(texts) if prompt.lower() not in text.lower()]
         assert at[beside.NEAREST, prompt] == texts[max(allowed, key=lambda number: near[number])]
         assert at[beside.PLAIN, prompt] == f": {GOLD[prompt]}, x"
+    without = write_after(lm, [*in_plain_text(lm, PROMPTS, TargetPrompt()), *PROMPTS], 10)
+    for way, texts in ((beside.TEXT_ONLY, without[: len(PROMPTS)]), (beside.CONTINUATION, without[len(PROMPTS) :])):
+        assert [at[way, prompt] for prompt in PROMPTS] == texts
+        assert rows[rows["way"] == way].groupby(["source prompt"])["says"].nunique().eq(1).all()
 
 
 def test_it_is_published_with_its_chance(stored, tmp_path):
@@ -100,6 +105,9 @@ def test_the_jacobian_lens_is_read_where_there_is_one(stored, monkeypatch, tmp_p
 def test_readings_of_another_model_and_a_missing_lens_are_refused(stored):
     with pytest.raises(InputError, match="no such file; ./runme.sh lens fit"):
         beside.gather(Readings(stored.settings.model_copy(update={"lens": "nowhere.pt"}), stored.session, bar=None))
+    asked_otherwise = stored.settings.model_copy(update={"target_prompt": "What is {x}"})
+    with pytest.raises(InputError, match="target_prompt='What is {x}': the readings are of paper"):
+        beside.gather(Readings(asked_otherwise, stored.session, bar=None))
     for file in stored.folder.glob("*_*.json"):
         about = json.loads(file.read_text())
         about["model"]["name"] = "another"
