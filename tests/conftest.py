@@ -179,7 +179,7 @@ def held(monkeypatch):
     from helpers.app.desk import Desk
 
     let_go, take = threading.Event(), Desk._take
-    monkeypatch.setattr(Desk, "_take", lambda *given: (let_go.wait(60), take(*given)))
+    monkeypatch.setattr(Desk, "_take", lambda *given: (let_go.wait(300), take(*given)))
     yield let_go
     let_go.set()
 

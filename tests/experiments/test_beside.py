@@ -14,6 +14,7 @@ from helpers.experiments import beside
 from helpers.judging.score import score
 from helpers.lenses.jacobian import Lens
 from helpers.lenses.logit import vocabulary
+from helpers.runs import ledger
 from helpers.runs.readings import Readings
 from helpers.runs.results import save_results
 from helpers.words.prompts import read_gold, read_prompts
@@ -24,8 +25,9 @@ PROMPTS, GOLD = read_prompts("data/prompts.csv", 8), read_gold("data/prompts.csv
 
 
 @pytest.fixture
-def stored(tmp_path, tiny_folder):
+def stored(tmp_path, tiny_folder, monkeypatch):
     """A folder of results of the small model: the plain readings say the description in layer 1, the others soup."""
+    monkeypatch.setattr(ledger, "WORK", tmp_path / "work")
     settings = beside.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path), "bank": str(bank(tmp_path))})
     readings = Readings(settings, bar=None)
     for component in ("mlp_output", "hidden_state"):
