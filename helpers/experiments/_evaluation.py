@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..words.components import COMPOSED, OUTPUT, PLACES
 from ..words.decoding import decoding
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -28,6 +28,7 @@ from ..words.settings import (
     Way,
     setting,
 )
+from ._usual import described
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,9 +68,7 @@ def plans(component: str, settings: EvaluationSettings) -> list[Plan]:
     ]  # fmt: skip
 
 
-def gold(settings: EvaluationSettings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts, settings.num_prompts)
+gold = described
 
 
 class Found(NamedTuple):

@@ -11,7 +11,7 @@ from ..words.components import EVALUATED, GRIDS, into, title
 from ..words.decoding import PAPERS_SAMPLING
 from ..words.methods import AMPLIFIED, PLAIN
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -30,6 +30,7 @@ from ..words.target import TARGET_PROMPTS
 from ._evaluated import FILES, evaluated_beside, is_published, published
 from ._publish import publish
 from ._sentences import BARS, OTHERS, in_runs, interpreted, percent, points, within_category
+from ._usual import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,9 +101,7 @@ def plans(settings: Settings) -> list[Plan]:
     return [*asked, make_plan(prompts[:1], ("zero", "none"), settings.layers, 1, target_layer=["same", 0], **shared)]
 
 
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts, settings.num_prompts)
+gold = described
 
 
 def read(settings: Settings) -> pd.DataFrame:

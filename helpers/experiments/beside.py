@@ -9,13 +9,13 @@ from .. import InputError
 from ..words.components import title
 from ..words.lenses import lens_file
 from ..words.methods import CHOSEN_BLIND
-from ..words.plans import Plan
-from ..words.prompts import OUR_PROMPTS, read_gold
+from ..words.prompts import OUR_PROMPTS
 from ..words.settings import THRESHOLD, Cosine, FilePath, FilePaths, Positive, ReadSettings, TargetText, setting
 from ..words.target import TargetPrompt
 from ._evaluated import FILES, check_asked, chosen_blind, fitted_folders, folder_of, with_confidence
 from ._publish import publish
 from ._sentences import in_runs, percent, with_interval
+from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,14 +55,7 @@ class Settings(ReadSettings):
     threshold: Cosine = THRESHOLD
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for no new readings: `gather` asks its lenses about the vectors of those that are stored."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 def content_words(text: str) -> list[str]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..judging.rules import DESCRIPTION, rules_for
 from ..words.components import title
 from ..words.methods import AMPLIFIED, METHODS, PLAIN
-from ..words.plans import Plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import PROMPTS, RESULTS, THRESHOLD, Cosine, FilePath, FilePaths, StoredSettings
 from ._evaluated import FILES, folder_of
 from ._publish import publish
 from ._sentences import above_chance, chance, in_runs, is_certain, percent, what_counts, with_interval
+from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,14 +59,7 @@ class Settings(StoredSettings):
     threshold: Cosine = THRESHOLD
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for nothing: the evaluations' readings are scored in other ways."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 class Found(NamedTuple):

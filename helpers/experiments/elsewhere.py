@@ -10,10 +10,11 @@ from .. import InputError
 from ..judging.rules import RULES, rules_for
 from ..words.components import EVALUATED, GRIDS, title
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import NUM_PROMPTS, THRESHOLD, Cosine, Count, FilePath, Layers, ReadSettings, setting
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, what_counts
+from ._usual import described
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,9 +63,7 @@ def plans(settings: Settings) -> list[Plan]:
     ]  # fmt: skip
 
 
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the entities' descriptions, where they are known."""
-    return read_gold(settings.prompts, settings.num_prompts)
+gold = described
 
 
 class Found(NamedTuple):

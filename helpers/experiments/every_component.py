@@ -9,7 +9,7 @@ from ..judging.rules import RULES, rules_for
 from ..words.components import COMPONENTS, EVALUATED, GRIDS, MLP_GRID, into, parse_component, plural, title
 from ..words.grammar import check_strings, parse_layers, read_list
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -27,6 +27,7 @@ from ..words.settings import (
 from ._evaluated import FILES, evaluated_beside
 from ._publish import publish
 from ._sentences import amplified, interpreted, what_counts, with_interval
+from ._usual import described
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,9 +94,7 @@ def plans(settings: Settings) -> list[Plan]:
     return asked
 
 
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts, settings.num_prompts)
+gold = described
 
 
 class Found(NamedTuple):

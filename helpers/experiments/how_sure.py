@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import InputError
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..words.components import title
-from ..words.plans import Plan
 from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, ReadSettings, setting
 from ._evaluated import FILES, OTHER_ENTITIES, SETS, check_asked, read_sets
 from ._publish import publish
 from ._sentences import in_runs, percent
+from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,14 +56,7 @@ class Settings(ReadSettings):
     threshold: Cosine = THRESHOLD
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for no new readings: `gather` asks it about those that are stored."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 def gather(readings: Readings) -> dict[str, pd.DataFrame]:

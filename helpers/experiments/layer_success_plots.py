@@ -9,12 +9,12 @@ from .. import ROOT, InputError
 from ..judging.rules import RULES
 from ..words.components import COMPONENTS, into, plural
 from ..words.methods import AMPLIFIED, BLIND, CHOICES, METHODS, PLAIN, Method
-from ..words.plans import Plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Choice, Cosine, FilePath, FilePaths, Form, StoredSettings, setting
 from ._evaluated import FILES, chosen_blind, fitted_folders, folder_of, with_confidence
 from ._publish import publish
 from ._sentences import best_of, interpreted
+from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,14 +70,7 @@ class Settings(StoredSettings):
     threshold: Cosine = THRESHOLD
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for nothing: the evaluations' readings are counted."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 class Found(NamedTuple):

@@ -12,11 +12,11 @@ from ..models.catalogue import CATALOGUE
 from ..words.components import EVALUATED, into, plural, title
 from ..words.files import in_repository, json_of
 from ..words.methods import AMPLIFIED, METHODS, PLAIN
-from ..words.plans import Plan
-from ..words.prompts import read_categories, read_gold
+from ..words.prompts import read_categories
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, ResultSettings, setting
 from ._publish import publish
 from ._sentences import OTHERS, amplified, interpreted, is_certain, percent, what_counts, with_interval, within_category
+from ._usual import ask_for_nothing, described
 from .layer_success_plots import REFERENCE as PAPERS_COUNTS
 
 if TYPE_CHECKING:
@@ -55,14 +55,7 @@ class Settings(ResultSettings):
     )
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for nothing."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 class Found(NamedTuple):

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from .. import InputError
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..words.files import in_repository
-from ..words.plans import Plan
-from ..words.prompts import read_gold
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, Form, ResultSettings, setting
 from ._publish import publish
 from ._sentences import percent
+from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,14 +72,7 @@ class Settings(ResultSettings):
     )
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for nothing."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 class Found(NamedTuple):

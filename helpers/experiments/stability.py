@@ -11,7 +11,7 @@ from ..words.components import EVALUATED, GRIDS, title
 from ..words.decoding import PAPERS_SAMPLING
 from ..words.grammar import check_whole, read_number
 from ..words.plans import Plan, make_plan
-from ..words.prompts import read_categories, read_gold, read_prompts
+from ..words.prompts import read_categories, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -28,6 +28,7 @@ from ..words.settings import (
 from ..words.target import TARGET_PROMPTS
 from ._publish import publish
 from ._sentences import BARS, chance, in_runs, interpreted, percent, what_counts
+from ._usual import described
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +73,7 @@ def plans(settings: Settings) -> list[Plan]:
     ]  # fmt: skip
 
 
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts, settings.num_prompts)
+gold = described
 
 
 class Found(NamedTuple):

@@ -12,7 +12,7 @@ from ..words.decoding import Contrast
 from ..words.methods import AMPLIFIED, PLAIN
 from ..words.methods import BLIND as METHOD_BLIND
 from ..words.plans import Plan, make_plan
-from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
+from ..words.prompts import OUR_PROMPTS, read_categories, read_prompts
 from ..words.settings import (
     NUM_PROMPTS,
     PROMPTS,
@@ -28,6 +28,7 @@ from ..words.settings import (
 from ._evaluated import BLIND_FIRST
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points, with_interval
+from ._usual import described
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,9 +94,7 @@ def _ways(settings: Settings) -> list[tuple[str, str, Plan]]:
     return asked
 
 
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts, settings.num_prompts)
+gold = described
 
 
 class Found(NamedTuple):

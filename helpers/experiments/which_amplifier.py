@@ -9,7 +9,6 @@ from ..judging.rules import RULES, rules_for
 from ..words.components import title
 from ..words.grammar import parse_layers
 from ..words.methods import AMPLIFIED, PLAIN
-from ..words.plans import Plan
 from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, MaybeLayers, ReadSettings, setting
 from . import ways_to_amplify
@@ -31,6 +30,7 @@ from ._evaluated import (
 )
 from ._publish import publish
 from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
+from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -91,14 +91,7 @@ class Settings(ReadSettings):
     threshold: Cosine = THRESHOLD
 
 
-def plans(settings: Settings) -> list[Plan]:
-    """Ask a model for no new readings: one of the stored readings of each vector is chosen."""
-    return []
-
-
-def gold(settings: Settings) -> dict[str, str]:
-    """Return the prompts' descriptions, where they are known."""
-    return read_gold(settings.prompts)
+plans, gold = ask_for_nothing, described
 
 
 class Found(NamedTuple):
