@@ -1,7 +1,8 @@
 """Drive the page in Debian's headless Chromium."""
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -24,6 +25,18 @@ def browser() -> Iterator:
             started.close()
 
 
+def eventually(check: Callable[[], None], seconds: float = 30) -> None:
+    """Repeat assertions until they hold: a page shows a moment later what it was told."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
+
+
 def ask(page, **settings: str) -> None:
     """Type settings into the inputs of these ids, interpret, and wait until the page answers."""
     for name, value in settings.items():
@@ -38,15 +51,15 @@ def ask(page, **settings: str) -> None:
 
 
 def wait_until_over(page, panel: str = "a") -> str:
-    """Wait for a request of the panel to end, "b" is the one beside it, and its table to be whole; what its status says
-    then.
+    """Wait for a request of the panel to end, "b" is the one beside it, and its table to be whole and weighed; what its
+    status says then.
     """
     over = ", ".join(f"#status-{panel} [data-state={state}]" for state in ("done", "stopped", "failed"))
     page.wait_for_selector(over, timeout=120_000)
     said = page.inner_text(f"#status-{panel} .status").strip()
     if page.get_attribute(f"#status-{panel} .status", "data-state") == "done":
         page.wait_for_function(
-            "document.querySelector('#table-a td') && !document.querySelector('#table-a .empty')",
-            timeout=10_000,
+            "document.querySelector('#table-a td') && !document.querySelector('#table-a :is(.empty, .waiting)')",
+            timeout=60_000,
         )
     return said

@@ -20,7 +20,7 @@ def answer(desk: Desk, question: Question) -> str:
     if question.state == "done":
         return labels(question)
     ahead = desk.count_ahead(question)
-    waits = f": {ahead} {'request is' if ahead == 1 else 'requests are'} served first" if ahead else ""
+    waits = f": {view.served_first(ahead)}" if ahead else ""
     return f'<p class="caption" role="status">Asking{waits or escape(f": {desk.state}" if desk.state else "")} …</p>'
 
 

@@ -16,6 +16,7 @@ from ..words.rows import ROW_COLUMNS, WEIGHED_COLUMNS
 from .desk import Desk
 from .guard import visitor
 from .jobs import Request
+from .panel import REFRESH
 from .settings import PageSettings, check_length
 from .vector_settings import MOST_BYTES, AskedVectors
 
@@ -119,7 +120,7 @@ def add_api(desk: Desk, folder: Path) -> None:
                     given["upload"] = str(Path(kept) / "numbers.npy")
                     np.save(given["upload"], _table(numbers))
                 job = await asyncio.to_thread(
-                    lambda: desk.submit_vectors(AskedVectors.of_visitor(given), visitor(request))
+                    lambda: desk.submit(AskedVectors.of_visitor(given), visitor(request))
                 )
             await over(job)
         return json.loads(job.table.to_json(orient="records", double_precision=6))
@@ -128,7 +129,7 @@ def add_api(desk: Desk, folder: Path) -> None:
         """Wait for a request, and answer the client with why it failed, if it did."""
         try:
             while not job.is_over:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(REFRESH)
         finally:
             desk.stop(job)  # the client is gone, or has its answer
         if job.state != "done":

@@ -36,6 +36,11 @@ class Cell(NamedTuple):
         return "|".join(map(str, self))
 
     @classmethod
+    def of(cls, item: Item) -> "Cell":
+        """Return the cell that an item is read in."""
+        return cls(item.component, item.layer, item.position)
+
+    @classmethod
     def parse(cls, name: object) -> "Cell | None":
         """Parse what `str` makes; return None for anything else that a page might send."""
         found = re.fullmatch(r"([a-z_]{1,40})\|(\d{1,6})\|(\d{1,6})", name) if isinstance(name, str) else None
@@ -67,9 +72,8 @@ def cells_of(job: Job, position: int | None = None) -> Cells:
     items = [item for item in job.items if item.id in readings and position in (None, item.position)]
     methods = _methods_of(items, [readings[item.id].reading for item in items])
     for item, chosen_by in zip(items, methods, strict=True):
-        cell = Cell(item.component, item.layer, item.position)
         one = Try(item.amplifier, readings[item.id], chosen_by, item.id, job.weighed.get(item.id))
-        cells.setdefault(cell, []).append(one)
+        cells.setdefault(Cell.of(item), []).append(one)
     return cells
 
 
@@ -111,15 +115,15 @@ def _score(one: Try) -> float:
 
 def tries_per_method(job: Job) -> list[tuple[Method, int]]:
     """Return the methods that a request has readings for, read or not, and how many readings of each vector."""
-    first = Cell(job.items[0].component, job.items[0].layer, job.items[0].position)
-    items = [item for item in job.items if Cell(item.component, item.layer, item.position) == first]
+    first = Cell.of(job.items[0])
+    items = [item for item in job.items if Cell.of(item) == first]
     chosen = [name for names in _methods_of(items, [Reading("")] * len(items)) for name in names]
     return [(method, chosen.count(method.name)) for method in METHODS.values() if method.name in chosen]
 
 
 def readings_per_vector(job: Job) -> int:
     """Return how many readings each vector of a request has, when all are read."""
-    return len(job.items) // len({Cell(item.component, item.layer, item.position) for item in job.items})
+    return len(job.items) // len({*map(Cell.of, job.items)})
 
 
 def chosen_by(method: Method, tries: Sequence[Try]) -> list[Try]:

@@ -21,7 +21,7 @@ from ..models.sources import find_source
 from ..runs.labels import rows_of_labels, score_in_steps
 from ..runs.ledger import readings_of
 from ..runs.session import Session
-from ..runs.sweep import describe, describe_judge, rows_of
+from ..runs.sweep import rows_of
 from ..words.labels import check_labels, continuations, references
 from ..words.machine import give_memory_back, is_out_of_memory
 from ..words.plans import make_plan
@@ -31,7 +31,7 @@ from ..words.settings import ModelSettings, SourceOptions
 from . import lens
 from .cells import with_worth
 from .given import serve
-from .jobs import Job, Question, Request, VectorJob
+from .jobs import Job, Question, ReadRequest, Request, VectorJob, described
 from .kept import kept
 from .scores import Scorer
 from .settings import MOST_ROWS, PageSettings, check_length
@@ -141,27 +141,36 @@ class Desk:
         speed = self.speeds.get(settings.model)
         return readings * settings.max_new_tokens / speed if speed else None
 
-    def submit(self, settings: PageSettings, visitor: str = "") -> Job:
+    def prepare(self, settings: PageSettings | AskedVectors) -> Job | VectorJob:
+        """Make a request of settings, which are checked; it isn't in the queue yet.
+
+        Raises:
+            InputError: a setting or a file that this model can't carry out.
+        """
+        card = self.card(settings.model)
+        if isinstance(settings, AskedVectors):
+            request = settings.request(card)
+            return VectorJob(settings, request, [item for plan in request.plans for item in plan.items(card)])
+        plan = settings.plan(card)
+        return Job(settings, plan, plan.items(card), card.decoded_tokens(settings.prompt), card.num_layers)
+
+    def submit(self, settings: PageSettings | AskedVectors, visitor: str = "") -> Job | VectorJob:
         """Put a request into the queue.
 
         Args:
-            visitor: who asks; each has a share of the queue. "" has no limit of its own.
+            visitor: as in `queue_up`.
 
         Raises:
-            InputError: a setting that this model can't carry out, or a queue that is full.
+            InputError: as of `prepare` and `queue_up`.
         """
-        card = self.card(settings.model)
-        plan = settings.plan(card)
-        job = Job(settings, plan, plan.items(card), card.decoded_tokens(settings.prompt), card.num_layers)
-        self._queue_up(job, visitor)
-        return job
+        return self.queue_up(self.prepare(settings), visitor)
 
     def ask(self, settings: PageSettings, labels: object, visitor: str = "") -> Question:
         """Put a question into the queue: which of some labels the vectors are that these settings read.
 
         Args:
             labels: as a visitor types them, or a list.
-            visitor: as in `submit`.
+            visitor: as in `queue_up`.
 
         Raises:
             InputError: a setting or a label that this model can't carry out, or a queue that is full.
@@ -175,25 +184,17 @@ class Desk:
             why = f"at most {MOST_ROWS:,} at once here, those of chance among them; ./runme.sh label has no limit"
             raise InputError("vectors", f"{rows:,}", why)
         question = Question(settings, plan, items, labels, card.decoded_tokens(settings.prompt))
-        self._queue_up(question, visitor)
-        return question
+        return self.queue_up(question, visitor)
 
-    def submit_vectors(self, settings: AskedVectors, visitor: str = "") -> VectorJob:
-        """Put a request for given vectors into the queue.
+    def queue_up(self, job: Request, visitor: str = "") -> Request:
+        """Put a request into the queue, and return it.
 
         Args:
-            visitor: as in `submit`.
+            visitor: who asks; each has a share of the queue. "" has no limit of its own.
 
         Raises:
-            InputError: a setting or a file that this model can't carry out, or a queue that is full.
+            InputError: a queue that is full.
         """
-        card = self.card(settings.model)
-        request = settings.request(card)
-        job = VectorJob(settings, request, [item for plan in request.plans for item in plan.items(card)])
-        self._queue_up(job, visitor)
-        return job
-
-    def _queue_up(self, job: Request, visitor: str) -> None:
         job.visitor = visitor
         with self._changed:
             waiting = [other for other in self._jobs.values() if not other.is_over and not other.stop.is_set()]
@@ -205,6 +206,7 @@ class Desk:
             self._jobs[job.id] = job
             self._queue.append(job)
             self._changed.notify_all()
+        return job
 
     def stop(self, job: Request) -> None:
         """End a request: at once if it waits, or at the next token. What was read is kept."""
@@ -242,11 +244,17 @@ class Desk:
         return next(iter(preferred or [job for job in reversed(same) if job.state == "done" and job.weighed]), None)
 
     def count_ahead(self, job: Request) -> int:
-        """Count the requests that are served before a waiting one."""
+        """Count the requests that are served before a waiting one: of those in turns all, if they or one before it need
+        another model; else the one whose batch is read.
+        """
         with self._changed:
             waiting = list(self._queue)
-            busy = any(other.state in ("loading", "reading", "weighing") for other in self._jobs.values())
-        return waiting.index(job) + busy if job in waiting else 0
+            busy = [other for other in self._jobs.values() if other.state in ("loading", "reading", "weighing")]
+        if job not in waiting:
+            return 0
+        place = waiting.index(job)
+        models = {other.settings.model for other in (*busy, *waiting[: place + 1])}
+        return place + (len(busy) if len(models) > 1 else bool(busy))
 
     def _tidy(self) -> None:
         """Drop the oldest requests that are over, if too many are kept."""
@@ -260,11 +268,11 @@ class Desk:
     # What the thread does
 
     def _work(self) -> None:
-        try:
-            self._lay_out()
-            self._get_ready()
-        except Exception as error:
-            self.state = _in_words(error)
+        for prepare in (self._lay_out, self._get_ready):  # the model is loaded even if what is kept can't be read
+            try:
+                prepare()
+            except Exception as error:
+                self.state = _in_words(error)
         self.is_ready = True
         while True:
             with self._changed:
@@ -297,7 +305,8 @@ class Desk:
         """Lay out the first view, if it is kept."""
         try:
             if not self.is_laid_out and (job := kept(self.card(self.model), self.dtype)):
-                self._jobs[job.id] = job
+                with self._changed:
+                    self._jobs[job.id] = job
         finally:
             self.is_laid_out = True
 
@@ -362,8 +371,9 @@ class Desk:
         except InputError as error:
             raise InputError.saying(job.settings.without_path(str(error))) from error
 
-    def _note_speed(self, job: Job | VectorJob) -> None:
-        self.speeds[job.settings.model] = job.rows_per_second * job.settings.max_new_tokens
+    def _note_speed(self, job: ReadRequest) -> None:
+        if job.read:  # one whose readings were all known says nothing
+            self.speeds[job.settings.model] = job.rows_per_second * job.settings.max_new_tokens
 
     def _weigh(self, lm: LanguageModel, job: Job) -> Generator[None, None, bool]:
         """Weigh a request's readings, and return whether that was done; yield after each part, as a stop is obeyed."""
@@ -458,8 +468,7 @@ class Desk:
     def _take(self, job: Job, batch: Batch, scorer: Scorer) -> None:
         """Add a batch to the readings of a request."""
         self._add(job, batch.items, batch.readings, scorer)
-        job.read += len(batch.items)
-        job.seconds = time.monotonic() - job.started
+        job.note_batch(len(batch.items))
         self._note_speed(job)
 
     @staticmethod
@@ -477,12 +486,7 @@ class Desk:
         rows = rows_of(items, [job.readings[item.id].reading for item in items], job.plan.target_prompt)
         rows = with_worth(score(rows, self._judge), job)
         rows.attrs = {
-            **describe(lm, job.plan),
-            "judge": describe_judge(self._judge),
-            "settings": job.settings.shown(),
-            **{name: made[name] for name in ("batch_size", "shares_prefix", "fused") if name in made},
-            "same_bytes_again": lm.dtype == "float32" and not set(rows["status"]) & set(TRIED_AGAIN),
-            "whole": len(items) == len(job.items),
+            **described(job, lm, self._judge, [job.plan], made, rows),
             "weighed": {"references": OTHERS, "calibration": job.calibration.about if job.calibration else None}
             if job.weighed else None,
         }

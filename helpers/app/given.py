@@ -11,10 +11,10 @@ from ..judging.judge import BATCH, Judge
 from ..judging.score import score
 from ..runs.results import FIRST_ITEM
 from ..runs.session import Session
-from ..runs.sweep import describe, describe_judge, rows_of
+from ..runs.sweep import rows_of
 from ..runs.vectors import believed
-from ..words.rows import TRIED_AGAIN, Reading
-from .jobs import VectorJob
+from ..words.rows import Reading
+from .jobs import VectorJob, described
 
 LOOK = 0.02  # seconds between two looks at whether the table is made
 
@@ -41,8 +41,7 @@ def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapp
                 made = made or batch.made
                 new = {item.id: reading for item, reading in zip(batch.items, batch.readings, strict=True)}
                 job.readings = new | job.readings  # a new dictionary, since pages read the old one at the same time
-                job.read += len(batch.items)
-                job.seconds = time.monotonic() - job.started
+                job.note_batch(len(batch.items))
                 yield
                 if stop():
                     break
@@ -53,15 +52,7 @@ def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapp
         found = [item for item in items if item.id in job.readings]
         tables.append(rows_of(found, [job.readings[item.id] for item in found], plan.target_prompt))
     rows = score(pd.concat(tables, ignore_index=True), judge)  # no scores: there is no prompt
-    whole = len(rows) == len(job.items)
-    rows.attrs = {
-        **describe(lm, *job.request.plans),
-        "judge": describe_judge(judge),
-        "settings": job.settings.shown(),
-        **{name: made[name] for name in ("batch_size", "shares_prefix", "fused") if name in made},
-        "same_bytes_again": lm.dtype == "float32" and not set(rows["status"]) & set(TRIED_AGAIN),
-        "whole": whole,
-    }
+    rows.attrs = described(job, lm, judge, job.request.plans, made, rows)
     if len(rows):
         job.rows = rows
     if len(tables[0]):
@@ -74,7 +65,7 @@ def serve(job: VectorJob, session: Session, judge: Judge, size: int, known: Mapp
         job.table = table.result()
     if failure:
         raise failure
-    job.state = "done" if whole else "stopped"
+    job.state = "done" if rows.attrs["whole"] else "stopped"
 
 
 def _believed(rows: pd.DataFrame, judge: Judge) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from html import escape
 
 import pandas as pd
 
-from ..runs.vectors import explained
+from ..runs.vectors import explained, highest
 from ..words.components import WAYS
 from . import view
 from .desk import Desk
@@ -22,10 +22,7 @@ def status(desk: Desk, job: VectorJob | None) -> str:
     words = f"{len(job.readings):,} readings"
     if job.state == "stopped":
         words = f"Stopped after {len(job.readings):,} of {len(job.items):,} readings"
-    if job.known:
-        words += f", {job.known:,} of them in memory already"
-    if job.read:
-        words += f", in {job.seconds:.1f} s"
+    words += view.how_read(job)
     if failed := sum(reading.status != "ok" for reading in job.readings.values()):
         words += f"; {failed:,} failed"
     return view.line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
@@ -35,10 +32,7 @@ def table(job: VectorJob) -> str:
     """Return one reading of each vector, beside what chance would give, as `./runme.sh read` prints it."""
     if job.table is None:
         return ""
-    lines, symbol = job.table, WAYS[job.settings.way].symbol
-    if len(lines) > MOST_LINES:
-        highest = lines["contrast"].sort_values(ascending=False, kind="stable").index[:MOST_LINES]
-        lines = lines.loc[sorted(highest)]
+    lines, symbol = highest(job.table, MOST_LINES), WAYS[job.settings.way].symbol
     several = lines["target layer"].nunique() > 1
     heads = ["vector", "layer", *(["into"] if several else []), symbol, "reading", "contrast", "random", "nothing"]
     titles = {

@@ -1,5 +1,7 @@
 """Who may ask for what: the layer before Gradio's own."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from .logins import Logins, TooMany
@@ -90,8 +92,19 @@ class Guard:
             return _plain("how long is it?", 411)
         if int(length) > MOST_BYTES + ENVELOPE:
             return _plain(f"at most {MOST_BYTES:,} bytes", 413)
-        kept = sum(file.stat().st_size for file in self.cache.rglob("*") if file.is_file())
-        return _plain("too many files are kept here; try again in an hour", 507) if kept > MOST_UPLOADED else None
+        if _bytes_in(self.cache) > MOST_UPLOADED:
+            return _plain("too many files are kept here; try again in an hour", 507)
+        return None
+
+
+def _bytes_in(folder: Path) -> int:
+    """Count the bytes of all files in a folder; those that Gradio removes meanwhile are none."""
+    total = 0
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(inside, name)).st_size
+    return total
 
 
 def visitor(request) -> str:

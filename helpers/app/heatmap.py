@@ -9,7 +9,7 @@ import numpy as np
 from ..runs.evidence import NOTHING
 from ..words.components import COMPONENTS
 from ..words.methods import BLIND, CHOICES
-from .cells import Best, Cell, Cells, Try, blind_of, cells_of
+from .cells import Best, Cell, Try, blind_of, cells_of
 from .jobs import Job
 from .parts import FULL_COLOUR, SIDES, score, shade, shown, symbol, which, worth
 from .table import blind_meanings, counts
@@ -56,7 +56,7 @@ def heat_map(job: Job, choice: str = BLIND.adjective, side: str = "") -> str:
     shown_kind = f"{choice}{' worded' if has_words else ''}"
     return (
         f'<section class="map {shown_kind}">{f"<h3>{which(side)}</h3>" if side else ""}<div class="maps">{maps}</div>{note}'
-        f"{_strongest(job, squares, side)}{'' if is_blind else counts(job, cells, side)}{_legend(job, cells, is_blind)}</section>"
+        f"{_strongest(job, squares, side)}{'' if is_blind else counts(job, cells, side)}{_legend(job, is_blind)}</section>"
     )
 
 
@@ -140,11 +140,11 @@ def _columns(job: Job) -> list[int]:
     return sorted(sorted(every, key=lambda position: (position not in read, position))[:MOST_COLUMNS])
 
 
-def _legend(job: Job, cells: Cells, is_blind: bool) -> str:
+def _legend(job: Job, is_blind: bool) -> str:
     """Say what the colours show: what the table shows, too."""
     if is_blind:
         fitted = job.calibration.fitted if job.calibration else {}
-        components = {cell.component for cell in cells}
+        components = {item.component for item in job.items}
         meanings = ["probability that the reading describes its vector"] * bool(components & set(fitted))
         meanings += ["mean rank among the vector's readings"] * bool(components - set(fitted))
         said = " or, where nothing was fitted, ".join(meanings)

@@ -2,14 +2,19 @@
 
 import secrets
 import threading
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 
 from ..judging.confidence import Confidence
+from ..judging.judge import Judge
+from ..models.load import LanguageModel
+from ..runs.sweep import describe, describe_judge
 from ..runs.vectors import Request as VectorRequest
 from ..words.plans import Plan
-from ..words.rows import Item, Reading
+from ..words.rows import TRIED_AGAIN, Item, Reading
 from .lens import Told
 from .scores import Scored
 from .settings import PageSettings
@@ -60,27 +65,20 @@ class Question(Request):
     items: list[Item]
     labels: tuple[str, ...]
     tokens: list[str]
-    readings: dict[str, Scored] = field(default_factory=dict)  # none of its own
 
 
-@dataclass(eq=False)
-class VectorJob(Request):
-    """Readings of given vectors.
+@dataclass(eq=False, kw_only=True)
+class ReadRequest(Request):
+    """A request whose vectors are read, batch by batch: those of a prompt, or given ones.
 
     Attributes:
-        request: the vectors, and the plans that read them.
-        items: the plans', in their order; without ids until the model is loaded.
-        readings: id -> reading; as of `Job`.
-        rows: when it is over, the rows in the row schema; `.attrs` is the JSON beside the CSV.
-        table: when it is over, one reading of each vector; see `runs.vectors.believed`.
-        known, read, started, seconds: as of `Job`.
+        readings: id -> reading, in a `Job` with its scores. Replaced by a larger dictionary after each batch, never changed.
+        known: how many of the readings were in memory when it began.
+        read: how many were computed for it.
+        started, seconds: when reading began (`time.monotonic`), and how long it took, up to the last batch.
     """
 
-    settings: AskedVectors
-    request: VectorRequest
-    items: list[Item]
-    readings: dict[str, Reading] = field(default_factory=dict)
-    table: pd.DataFrame | None = None
+    readings: dict[str, Reading | Scored] = field(default_factory=dict)
     known: int = 0
     read: int = 0
     started: float = 0.0
@@ -91,26 +89,44 @@ class VectorJob(Request):
         """Return the speed up to the last batch; 0 before the first."""
         return self.read / self.seconds if self.seconds else 0.0
 
+    def note_batch(self, rows: int) -> None:
+        """Note that so many more rows were computed for it."""
+        self.read += rows
+        self.seconds = time.monotonic() - self.started
+
 
 @dataclass(eq=False)
-class Job(Request):
+class VectorJob(ReadRequest):
+    """Readings of given vectors.
+
+    Attributes:
+        request: the vectors, and the plans that read them.
+        items: the plans', in their order; without ids until the model is loaded.
+        rows: when it is over, the rows in the row schema; `.attrs` is the JSON beside the CSV.
+        table: when it is over, one reading of each vector; see `runs.vectors.believed`.
+    """
+
+    settings: AskedVectors
+    request: VectorRequest
+    items: list[Item]
+    table: pd.DataFrame | None = None
+
+
+@dataclass(eq=False)
+class Job(ReadRequest):
     """Readings of vectors.
 
     Attributes:
         tokens: the prompt's, each decoded alone.
         num_layers: the model's.
         items: the plan's, in its order; without ids until the model is loaded.
-        readings: id -> reading. Replaced by a larger dictionary after each batch, never changed.
         rows: when it is over, the rows in the row schema, scored; `.attrs` is the JSON beside the CSV.
         evidence: id -> what the model tells of a reading (`evidence.EVIDENCE`), gathered when all are read.
         weighed: id -> what a reading is worth; {} until all are weighed.
         calibration: what probabilities were fitted with; None if nothing was for this model and target prompt.
         unweighed: why the readings could not be weighed.
         told: (component, layer, position) -> what the lenses say of that vector.
-        known: how many of the readings were in memory when it began.
-        read: how many were computed for it.
-        started, seconds: when reading began (`time.monotonic`), and how long it took, up to the last batch.
-        weighing_seconds: how long weighing took after that.
+        weighing_seconds: how long weighing took after reading.
     """
 
     settings: PageSettings
@@ -118,22 +134,12 @@ class Job(Request):
     items: list[Item]
     tokens: list[str]
     num_layers: int
-    readings: dict[str, Scored] = field(default_factory=dict)
     evidence: dict[str, tuple[float, ...]] = field(default_factory=dict)
     weighed: dict[str, Weighed] = field(default_factory=dict)
     calibration: Confidence | None = None
     unweighed: str = ""
     told: dict[tuple[str, int, int], Told] = field(default_factory=dict)
-    known: int = 0
-    read: int = 0
-    started: float = 0.0
-    seconds: float = 0.0
     weighing_seconds: float = 0.0
-
-    @property
-    def rows_per_second(self) -> float:
-        """Return the speed up to the last batch; 0 before the first."""
-        return self.read / self.seconds if self.seconds else 0.0
 
     @property
     def positions(self) -> list[int]:
@@ -143,3 +149,23 @@ class Job(Request):
     def first_item(self, scored: Scored) -> str:
         """Return the first list item of a reading."""
         return self.plan.target_prompt.first_item(scored.reading.result)
+
+
+def described(
+    job: ReadRequest, lm: LanguageModel, judge: Judge, plans: Sequence[Plan], made: Mapping, rows: pd.DataFrame
+) -> dict:
+    """Return the JSON that goes beside a request's CSV.
+
+    Args:
+        plans: of its readings.
+        made: how the first batch was computed; {} if everything was known.
+        rows: what was read.
+    """
+    return {
+        **describe(lm, *plans),
+        "judge": describe_judge(judge),
+        "settings": job.settings.shown(),
+        **{name: made[name] for name in ("batch_size", "shares_prefix", "fused") if name in made},
+        "same_bytes_again": lm.dtype == "float32" and not set(rows["status"]) & set(TRIED_AGAIN),
+        "whole": len(rows) == len(job.items),
+    }

@@ -92,9 +92,8 @@ def _blind_verdict(tries: Sequence[Try]) -> str:
 
 
 def _verdict(job: Job, amplified: Sequence[Try]) -> str:
-    if not amplified:
+    if not amplified or np.isnan((best := Best(job, amplified)).scored.score):  # all have failed
         return ""
-    best = Best(job, amplified)
     what = f"the best of {best.tries}" if best.tries > 1 else "the reading"
     low, high = best.chance
     return (
@@ -104,15 +103,17 @@ def _verdict(job: Job, amplified: Sequence[Try]) -> str:
 
 
 def _scale(value: float, chance: tuple[float, float], threshold: float) -> str:
-    """Return a score on a line from −0.2 to 1, with the range of chance in grey and a tick at the threshold."""
+    """Return a score on a line from −0.2 to 1, the range of chance in grey, a tick at the threshold; "" without a score."""
+    if np.isnan(value):
+        return ""
 
     def at(value: float) -> float:
         return round(100 * (min(max(value, -0.2), 1.0) + 0.2) / 1.2, 1)
 
     low, high = at(chance[0]), at(chance[1])
     words = f"score {value:.2f}, by chance {chance[0]:.2f} to {chance[1]:.2f}"
-    dot = "" if np.isnan(value) else f'<i class="dot" style="left:{at(value)}%"></i>'
     return (
         f'<span class="scale" role="img" aria-label="{words}" title="{words}"><i class="chance" '
-        f'style="left:{low}%;width:{round(high - low, 1)}%"></i><i class="tick" style="left:{at(threshold)}%"></i>{dot}</span>'
+        f'style="left:{low}%;width:{round(high - low, 1)}%"></i><i class="tick" style="left:{at(threshold)}%"></i>'
+        f'<i class="dot" style="left:{at(value)}%"></i></span>'
     )

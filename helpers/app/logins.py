@@ -51,7 +51,7 @@ class Logins:
         Raises:
             TooMany: at once.
         """
-        if self._waiting[address] >= MOST_WAITING or sum(self._waiting.values()) >= MOST_WAITING_OF_ALL:
+        if self._waiting.get(address, 0) >= MOST_WAITING or sum(self._waiting.values()) >= MOST_WAITING_OF_ALL:
             raise TooMany
         self._waiting[address] += 1
         try:

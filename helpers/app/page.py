@@ -20,15 +20,13 @@ from .guard import visitor
 from .inputs import Inputs
 from .jobs import Job, Request
 from .kept import first_view
-from .panel import GONE, QUIET, Panel
+from .panel import GONE, LONG, QUIET, REFRESH, Panel
 from .parts import SIDES
 from .settings import Beyond, PageSettings, same_tokens
 from .vector_tab import VectorTab
 
 BESIDE = "beside_"  # before the names of the second request's settings, in a link
-REFRESH = 0.05  # seconds between two looks at a request
 MOST_REMEMBERED = 50  # requests in a visit's history
-LONG = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
 SHOW_ANSWERS = """() => { if (window.innerWidth <= 700)
   document.querySelector('#status-a').scrollIntoView({block: 'center', behavior: 'smooth'}); }"""
 HEADER = (
@@ -101,10 +99,11 @@ class Page:
             if compare:
                 changes = dict(zip(self.inputs.compared, others, strict=True))
                 wanted.append(await asyncio.to_thread(self._settings_beside, wanted[0], changes))
+            prepared = [await asyncio.to_thread(self.desk.prepare, settings) for settings in wanted]
             of_this_visit = {id for _, id in visit}  # what another visitor's link shows is not this one's to stop
             self.stop_reading(*of_this_visit & {job_a, job_b})
-            for settings in wanted:
-                jobs.append(await asyncio.to_thread(self.desk.submit, settings, visitor(request)))
+            for job in prepared:
+                jobs.append(await asyncio.to_thread(self.desk.queue_up, job, visitor(request)))
         except InputError as error:
             self.stop_reading(*(job.id for job in jobs))
             where = self.inputs.expected if isinstance(error, Beyond) else self.inputs.problem

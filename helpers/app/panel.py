@@ -21,6 +21,8 @@ from .table import same_position
 CLICKS, PLACES = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("clicks.js", "places.js"))
 GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
 QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+LONG = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
+REFRESH = 0.05  # seconds between two looks at a request
 CHOICE = f"(choice === '{BLIND.adjective}' ? '' : '&choice=' + choice)"  # of a link; the usual one is left out
 ADDRESS = (
     "(query, choice) => query && window.location.origin + window.location.pathname + "

@@ -14,11 +14,10 @@ from . import given_view, view
 from .desk import Desk
 from .guard import visitor
 from .jobs import VectorJob
-from .panel import QUIET
+from .panel import LONG, QUIET, REFRESH
 from .settings import PageSettings
 from .vector_settings import MOST_BYTES, SUFFIXES, AskedVectors
 
-REFRESH = 0.05  # seconds between two looks at a request
 ABOUT = (
     '<p class="caption">A row of an SAE, a steering vector, a probe, arithmetic with prompts: each vector is read at several '
     "lengths, beside random directions that go through the same choice.</p>"
@@ -99,7 +98,7 @@ class VectorTab:
         gr.on(
             [self.go.click, vectors.submit], self.ask, [*self.fields.values(), self.job_id],
             [self.job_id, self.problem, self.status, self.table, *self.files],
-            concurrency_limit=None, trigger_mode="multiple", **QUIET,
+            **LONG,
         )  # fmt: skip
         self.stop.click(self.stop_reading, self.job_id, queue=False, **QUIET)
 
@@ -123,9 +122,9 @@ class VectorTab:
         """Ask for what the inputs say, and follow it; a wrong setting is reported, and nothing else changes."""
         *values, before = values
         try:
-            settings = self.read(values)
+            job = await asyncio.to_thread(self.desk.prepare, self.read(values))
             self.stop_reading(before)
-            job = await asyncio.to_thread(self.desk.submit_vectors, settings, visitor(request))
+            await asyncio.to_thread(self.desk.queue_up, job, visitor(request))
         except InputError as error:
             yield {self.problem: view.error(str(error))}
             return

@@ -7,7 +7,7 @@ from ..words.components import into
 from ..words.methods import BLIND, METHODS
 from .desk import Desk
 from .heatmap import heat_map
-from .jobs import Job
+from .jobs import Job, ReadRequest, Request
 from .ladder import ladder
 from .parts import shown, which
 from .table import counts, table
@@ -40,12 +40,9 @@ def status(desk: Desk, job: Job | None) -> str:
     if job.is_kept:
         words = f"{len(job.readings):,} readings, kept from an earlier day. {job.settings.model}, {desk.dtype}."
         return line("calm", words, job) if desk.is_ready else line("busy", f"{words[:-1]}: {desk.state} …", job)
-    if job.state == "waiting":
-        ahead = desk.count_ahead(job)
-        if not ahead and desk.state:
-            return line("busy", f"{desk.state} …", job)
-        return line("busy", f"Waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} served first.", job)
-    if job.state == "loading":
+    if job.state == "waiting" and (ahead := desk.count_ahead(job)):
+        return line("busy", f"Waiting: {served_first(ahead)}.", job)
+    if job.state in ("waiting", "loading"):
         return line("busy", f"{desk.state or 'getting ready'} …", job)
     if job.state == "failed":
         return error(job.message, job)
@@ -60,10 +57,7 @@ def status(desk: Desk, job: Job | None) -> str:
         words = f"{done:,} readings, stopped before they were weighed"
     else:
         words = f"Stopped after {done:,} of {len(job.items):,} readings"
-    if job.known:
-        words += f", {job.known:,} of them in memory already"
-    if job.read:
-        words += f", in {job.seconds:.1f} s"
+    words += how_read(job)
     if job.weighed:
         words += f", weighed in {job.weighing_seconds:.1f} s"
     if failed := sum(scored.reading.status != "ok" for scored in job.readings.values()):
@@ -71,7 +65,18 @@ def status(desk: Desk, job: Job | None) -> str:
     return line("calm", f"{words}. {job.settings.model}, {desk.dtype}.", job)
 
 
-def error(message: str, job: Job | None = None) -> str:
+def served_first(ahead: int) -> str:
+    """Say how many requests are served before one that waits."""
+    return f"{ahead} {'request is' if ahead == 1 else 'requests are'} served first"
+
+
+def how_read(job: ReadRequest) -> str:
+    """Say how many readings were in memory already, and in which time the others were read; it goes on with a sentence."""
+    known = f", {job.known:,} of them in memory already" if job.known else ""
+    return f"{known}, in {job.seconds:.1f} s" if job.read else known
+
+
+def error(message: str, job: Request | None = None) -> str:
     """Return a sentence on what is wrong."""
     return f'<div class="status error" role="alert"{_data_of(job)}><span>{escape(message)}</span></div>'
 
@@ -107,9 +112,10 @@ def _weighing(job: Job) -> str:
     )
 
 
-def line(kind: str, words: str, job: Job | None = None) -> str:
+def line(kind: str, words: str, job: Request | None = None) -> str:
+    """Return a line that says what is going on; "busy" while something is."""
     return f'<div class="status {kind}" role="status"{_data_of(job)}><span>{escape(words)}</span></div>'
 
 
-def _data_of(job: Job | None) -> str:
+def _data_of(job: Request | None) -> str:
     return f' data-job="{job.id}" data-state="{job.state}"' if job else ""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from ..words import grammar
 from ..words.components import COMPONENTS
+from ..words.files import at_home
 from ..words.settings import (
     THRESHOLD,
     Amplifiers,
@@ -56,4 +57,4 @@ class BenchSettings(ReadSettings):
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a benchmark's files, as the shell means it."""
-        return Path(getattr(self, name)).expanduser().resolve()
+        return at_home(getattr(self, name)).resolve()

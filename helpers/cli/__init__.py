@@ -3,10 +3,12 @@
 commands   what can be typed, with its help and shell completion
 reproduce  read, then run the notebooks, then publish what is complete
 announce   check the settings against the model; say rows and minutes
+staging    what a command has written so far, published when all is complete
 label      which of a few labels a prompt's vectors are
 read       what given vectors say: a file's, or an expression's
 lens       fit a model's Jacobian lens
 bench      tasks with ground truth
+score      stored readings, judged anew
 notebooks  run a notebook through papermill
 docs       write the numbers of README.md and docs/, and the notebooks' parameter cells
 numbers    what those numbers are

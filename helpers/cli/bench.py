@@ -9,7 +9,7 @@ from .. import InputError
 from ..bench import NAMES, get
 from ..bench.settings import BenchSettings
 from ..words.files import check_writable, results_folder, shown, slug
-from ..words.settings import read_settings
+from ..words.settings import settle as settings_of
 from . import DONE, FAILED_ROWS
 
 TEXTS = "runs/bench"  # never with the results: the tasks' texts are others'
@@ -68,12 +68,9 @@ def settle(texts: Sequence[str], model: str = "", new: bool = False) -> BenchSet
     Raises:
         InputError: an unknown setting, a wrong value, or no benchmark.
     """
-    given = read_settings(texts, [BenchSettings])
-    if model:
-        given["model"] = model
+    settings = settings_of(BenchSettings, texts, {"model": model or None})
     if new:
-        given["new"] = True
-    settings = BenchSettings.of(given)
+        settings = settings.model_copy(update={"new": True})
     if not any(getattr(settings, name) for name in NAMES):
         where = "; ".join(f"{name}: https://github.com/{get(name).REPOSITORY.name}" for name in NAMES)
         raise InputError("bench", "", f"expected a folder for at least one of {'=, '.join(NAMES)}=; they come from {where}")

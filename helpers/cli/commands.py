@@ -242,14 +242,12 @@ def models(
 
 def _accepts_terms(name: str) -> bool:
     """Ask a person at a terminal whether they accept the terms of a model that has some, once."""
-    from ..models.catalogue import CATALOGUE, cache_folder
+    from ..models.catalogue import terms_to_accept
 
-    entry = CATALOGUE.get(name)
-    if not entry or not entry.terms or not sys.stdin.isatty():
+    terms = terms_to_accept(name)
+    if not terms or not sys.stdin.isatty():
         return False
-    if (cache_folder() / name / "terms-accepted").exists():
-        return True
-    return input(f"{name} is under terms of use: {entry.terms}\nDo you accept them? [yes/no] ").strip() == "yes"
+    return input(f"{name} is under terms of use: {terms}\nDo you accept them? [yes/no] ").strip() == "yes"
 
 
 @cli.command()

@@ -47,7 +47,7 @@ def label(texts: Sequence[str], options: Mapping[str, str | None], out: str = ""
     vectors = len(plan.items(card))
     continuations(card, plan.target_prompt, asked.labels)
     if file:
-        check_writable(file.parent)
+        check_writable(file.parent, "--out")
     beside = f"each beside {len(others)} other prompts"
     print(f"{card.slug}: {vectors:,} vectors × {len(asked.labels)} labels, {beside}", flush=True)
     from ..runs.labels import label_as_asked

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .. import InputError
 from ..words.files import check_writable, shown
 from ..words.lenses import LensSettings, lens_file
-from ..words.settings import read_settings
+from ..words.settings import settle
 from . import DONE
 
 
@@ -28,17 +28,14 @@ def lens(action: str, model: str, texts: Sequence[str]) -> int:
     """
     if action != "fit":
         raise InputError("lens", action, "expected fit")
-    given = read_settings(texts, [LensSettings])
-    if model and "model" in given:
-        raise InputError("model", given["model"], "given twice")
-    asked = LensSettings.of(given | ({"model": model} if model else {}))
+    asked = settle(LensSettings, texts, {"model": model or None})
     from ..models.load import check_hardware, read_model
 
     check_hardware(asked.dtype, asked.device)
     options = asked.source_options.changed
     card = read_model(asked.model, **options)
     file = lens_file(asked.model, asked.lens, **options)
-    check_writable(file.parent)
+    check_writable(file.parent, "lens")
     print(f"{card.slug}: a Jacobian lens over {asked.prompts} texts of {asked.tokens} tokens, into {shown(file)}", flush=True)
     from ..lenses.fitting import fit
     from ..lenses.jacobian import checked

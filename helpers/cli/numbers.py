@@ -513,10 +513,6 @@ def reference() -> str:
 # The paper, item by item
 
 
-def _percent(row: pd.Series) -> str:
-    return with_interval(row)
-
-
 @number
 def items() -> str:
     """Lay out each item of the paper: our number on the lead model, the paper's, and where it is."""
@@ -598,7 +594,7 @@ def _single() -> list[tuple[str, str, str, str]]:
     found = _leading("amplification_or_tries_found")
     rows = found[(found["vector"] == "vectors") & (found["component"] == "mlp_output") & (found["amplifier"] != 1)]
     best = rows.loc[rows["effect"].idxmax()]
-    ours = f"{best['amplifier']:g}: {_percent(best)} above chance"
+    ours = f"{best['amplifier']:g}: {with_interval(best)} above chance"
     return [("§4.1, the best single α", ours, "by hand", "amplification_or_tries")]
 
 
@@ -606,14 +602,14 @@ def _every_component() -> list[tuple[str, str, str, str]]:
     effects = _leading("every_component_found", dtype={"target": str})
     effects = effects[effects["method"] == AMPLIFIED.name].set_index(["component", "target"])
     attention, summed = effects.loc["attention_output", "same"], effects.loc["mlp_sum[1-7]", "0"]
-    ours = f"{_percent(attention)}; {_percent(summed)} above chance"
+    ours = f"{with_interval(attention)}; {with_interval(summed)} above chance"
     return [("§6, attention outputs; MLP outputs 1–7 added up", ours, "proposed", "every_component")]
 
 
 def _elsewhere() -> list[tuple[str, str, str, str]]:
     found = _leading("elsewhere_found")
     found = found[(found["method"] == AMPLIFIED.name) & (found["category"] == "all")].set_index("component")
-    parts = [_percent(within_category(found.loc[component].to_dict())) for component in ("mlp_output", "hidden_state")]
+    parts = [with_interval(within_category(found.loc[component].to_dict())) for component in ("mlp_output", "hidden_state")]
     what = f"{found['prompts'].max()} other entities, MLP outputs; hidden states"
     return [(what, f"{'; '.join(parts)} above chance of their category", "–", "elsewhere")]
 

@@ -80,6 +80,8 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from ..runs.vectors import highest
+
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     drawn.add_column("vector", overflow="fold", max_width=32)
     for name in ("layer", symbol):
@@ -87,10 +89,8 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
     drawn.add_column("reading", overflow="fold", ratio=1)
     for name in ("contrast", "random", "nothing"):
         drawn.add_column(name, justify="right", no_wrap=True)
-    if len(table) > MOST_LINES:
-        table = table.loc[sorted(table["contrast"].nlargest(MOST_LINES).index)]
     before = None
-    for _, row in table.iterrows():
+    for _, row in highest(table, MOST_LINES).iterrows():
         as_high = f"{row['random as high']} of {row['random']}" if row["random"] else "–"
         name = row["source prompt"] if row["source prompt"] != before else ""
         before = row["source prompt"]

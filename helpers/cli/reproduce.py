@@ -175,6 +175,8 @@ def settle(chosen: Sequence[str], texts: Sequence[str] = (), model: str = "", qu
     """
     records = {name: get(name).Settings for name in chosen}
     given = read_settings(texts, records.values())
+    if model and "model" in given:
+        raise InputError("model", model, "given twice")
     if model:
         given["model"] = model
     if given.get("model", "") not in ("", *CATALOGUE):

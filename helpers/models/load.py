@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,7 +29,7 @@ from transformers.utils import logging
 
 from .. import InputError
 from ..words.chats import in_template, messages_of
-from ..words.files import slug
+from ..words.files import at_home, slug
 from ..words.machine import cores
 from ..words.rows import Identity
 from ..words.settings import ADAPTER_FILES, DEFAULT_MODEL, ModelSettings, SourceOptions
@@ -225,7 +224,7 @@ def check_hardware(dtype: str, device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).numpy(force=True)  # "meta" is a device that no number comes from
         return torch.device(device)
     except (RuntimeError, AssertionError, TypeError) as error:
         found = ", ".join(["auto", "cpu"] + ["cuda"] * torch.cuda.is_available())
@@ -239,6 +238,7 @@ def _load(card: ModelCard, dtype: str, device: torch.device) -> PreTrainedModel:
         model = _read_weights(card, torch.float32, torch.device("cpu"))
         keep_dequantised(file, model, card.config, card.tokenizer)
     if model is None or dtype != "float32" or options.device_map:  # else it was read as asked for already
+        model = None  # freed before it is read again
         model = _read_weights(card, getattr(torch, dtype), device)
     if options.adapter:
         model = _with_adapter(model, options.adapter)
@@ -276,7 +276,7 @@ def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    folder = Path(adapter).expanduser()
+    folder = at_home(adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are about tensors that don't fit, which is an error below
         adapted = PeftModel.from_pretrained(model, folder)
@@ -314,7 +314,7 @@ def _check_extras(source: Source) -> None:
         from peft import PeftConfig
 
         try:
-            config = PeftConfig.from_pretrained(Path(options.adapter).expanduser())
+            config = PeftConfig.from_pretrained(at_home(options.adapter))
             only_tokens = config.peft_type.value and config.is_prompt_learning
         except Exception as error:  # of many kinds; each means a config that can't be used
             raise InputError("adapter", options.adapter, f"its config can't be read ({_first_line(error)})") from error

@@ -9,6 +9,7 @@ verbalizer a folder of a model with an nla_meta.yaml: vectors of a fixed length 
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -199,8 +200,10 @@ def _selfie(path: str, file: Path) -> Published:
         raise InputError(PARAMETER, path, "a selfie-adapters file has config_json in its metadata; this one has none")
     config = _json(path, metadata["config_json"])
     projection, prompt = config.get("projection") or {}, config.get("soft_prompt") or {}
+    if not isinstance(projection, dict) or not isinstance(prompt, dict):
+        raise InputError(PARAMETER, path, "its projection and its soft_prompt are no mappings")
     kind, normalizes = projection.get("type"), projection.get("normalize_input")
-    if kind not in PARTS or not isinstance(normalizes, bool):
+    if not isinstance(kind, str) or kind not in PARTS or not isinstance(normalizes, bool):
         raise InputError(PARAMETER, path, f"its projection is {kind!r}, normalize_input {normalizes!r}; expected one of {', '.join(PARTS)}")
     if missing := sorted(PARTS[kind] ^ set(shapes)):
         raise InputError(PARAMETER, path, f"a {kind} adapter has the tensors {', '.join(sorted(PARTS[kind]))}; {missing[0]} is missing or too many")
@@ -246,6 +249,7 @@ def _verbalizer(path: str, folder: Path) -> Published:
         tokens, extraction = meta["tokens"], meta["extraction"]
         width = int(meta.get("d_model") or extraction["d_model"])
         layer = meta.get("extraction_layer_index", extraction.get("layer_index"))
+        layer = None if layer is None else int(layer)
         length = extraction["injection_scale"]
         about = {
             "injection_char": tokens["injection_char"],
@@ -255,7 +259,9 @@ def _verbalizer(path: str, folder: Path) -> Published:
         }
         if meta.get("role", "av") not in ("av", "actor"):
             raise ValueError(f"its role is {meta['role']!r}: only av writes texts")
-        if isinstance(length, bool) or not isinstance(length, int | float) or not length > 0:
+        if layer is not None and layer < 0:
+            raise ValueError(f"its layer is {layer}; layers are counted from 0")
+        if isinstance(length, bool) or not isinstance(length, int | float) or not 0 < length < math.inf:
             raise ValueError(f"its injection_scale is {length!r}, no length")
         if "{injection_char}" not in about["template"]:
             raise ValueError("its prompt has no {injection_char}")
@@ -265,7 +271,7 @@ def _verbalizer(path: str, folder: Path) -> Published:
         raise InputError(PARAMETER, path, f"{META} lacks {error.args[0]}") from error
     return Published(
         "verbalizer", path, "fixed_norm", float(length), "embedding", 0, 150, "<explanation>…</explanation>", width,
-        None if layer is None else int(layer), about=about,
+        layer, about=about,
     )  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import InputError
+from ..words.files import at_home
 from ..words.settings import SourceOptions
 from .catalogue import CATALOGUE, find_file
 from .gguf import find_dequantised, sha256
@@ -68,7 +70,7 @@ class Source:
         else:
             digest = digest_of_folder(self.folder, options)
         if options.adapter or options.quantization:
-            adapter = digest_of_folder(Path(options.adapter).expanduser()) if options.adapter else ""
+            adapter = digest_of_folder(at_home(options.adapter)) if options.adapter else ""
             digest = hashlib.sha256(f"{digest} {adapter} {options.quantization}".encode()).hexdigest()
         if options.parts:
             digest = hashlib.sha256(f"{digest} {json.dumps(options.parts, sort_keys=True)}".encode()).hexdigest()
@@ -81,7 +83,7 @@ def find_source(name: str, options: SourceOptions) -> Source:
     Raises:
         InputError: not found, not fetched yet, or a catalogue model's file is not the known one.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     gguf_file = commit = None
     if name in CATALOGUE:
         file = find_file(name)
@@ -89,11 +91,11 @@ def find_source(name: str, options: SourceOptions) -> Source:
         if (digest := sha256(file)) != CATALOGUE[name].sha256:
             why = f"{gguf_file} has SHA-256 {digest[:12]}…, not the known file's; ./runme.sh models {name} repairs it"
             raise InputError("model", name, why)
-    elif path.suffix == ".gguf" and path.is_file():
+    elif path.suffix == ".gguf" and os.path.isfile(path):
         folder, gguf_file = path.absolute().parent, path.name
-    elif path.is_dir():
+    elif os.path.isdir(path):
         folder = path.resolve()
-    elif _on_hub(name) and not path.exists():
+    elif _on_hub(name) and not os.path.exists(path):
         _, gguf_file = _on_hub(name)
         folder = _download(name, options, (*SMALL_FILES, *[".py"] * options.trust_remote_code))
         commit = folder.name

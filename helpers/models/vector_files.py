@@ -13,6 +13,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import re
 import tokenize
 import zipfile
@@ -27,9 +28,8 @@ from torch import Tensor
 
 from .. import InputError
 from ..words.files import in_repository
-from ..words.grammar import parse_layers
 from ..words.settings import unknown
-from ..words.vectors import FORMATS, MOST_ROWS, NO_LAYER, SUFFIXES, FileSource, Vector
+from ..words.vectors import FORMATS, MOST_ROWS, NO_LAYER, SUFFIXES, FileSource, Vector, read_rows
 
 PARAMETER = "vectors"
 STEP = 4096  # rows that are checked at a time
@@ -67,7 +67,7 @@ class VectorFile:
 
     def __init__(self, source: FileSource):
         self.source, path = source, in_repository(source.path)
-        if not path.exists():
+        if not os.path.exists(path):
             raise InputError(PARAMETER, source.path, f"no such file; expected {FORMATS}, or an expression with prompts in quotes")
         try:
             self._open(path)
@@ -102,7 +102,7 @@ class VectorFile:
         if rows and names:
             raise InputError("rows", rows, "names were given, too: either says which vectors")
         if rows:
-            chosen = parse_layers(rows, None, "rows") or self._rows(rows)
+            chosen = self._rows(rows)
         if names:
             row_of = {name: row for row, name in enumerate(self.names)}
             if missing := [name for name in names if name not in row_of]:
@@ -122,11 +122,11 @@ class VectorFile:
 
     def _rows(self, rows: str) -> list[int]:
         found = []
-        for part in rows.split(","):
-            first, _, last = part.strip().partition("-")
-            if int(last or first) >= len(self.names):
-                raise InputError("rows", part.strip(), f"{self.source.path} has rows 0–{len(self.names) - 1}")
-            found += range(int(first), int(last or first) + 1)
+        for first, last in read_rows("rows", rows):
+            if last >= len(self.names):
+                asked = f"{first}-{last}" if first < last else f"{last}"
+                raise InputError("rows", asked, f"{self.source.path} has rows 0–{len(self.names) - 1}")
+            found += range(first, last + 1)
         return list(dict.fromkeys(found))
 
     def _digests(self, rows: Sequence[int]) -> Iterator[str]:

@@ -257,7 +257,7 @@ def score_folder(
     files = [file for file in sorted((*folder.glob("*.csv"), *folder.glob("*.csv.gz"))) if _holds_readings(file)]
     if not files:
         raise InputError("folder", str(folder), "holds no readings: CSVs with the JSON of what made them")
-    check_writable(out)
+    check_writable(out, "out")
     for file in files:
         table = read_table(file)
         gold = gold_of(file.name, table.about.get("settings", {}))

@@ -136,12 +136,16 @@ def read_table(path: str | Path, component: str = "mlp_output") -> Table:
 
 
 def _first_items(rows: pd.DataFrame, about: dict) -> list[str]:
-    """Cut each result where its own target prompt ends an item; at the paper's separator, where nothing is known."""
+    """Cut each result where its own target prompt ends an item; at the paper's separator, where nothing is known.
+
+    A prompt whose placeholders a model's tokens locate has another name in the rows than in the plan: where all plans
+    have the same separator, it is the rows', whatever their names.
+    """
     plans = about.get("plans") or [about[key] for key in ("plan",) if key in about]
     stops = {plan["target_prompt"]["name"]: plan["target_prompt"]["stop"] for plan in plans}
     prompts = {name: TargetPrompt(stop=stop) for name, stop in stops.items()}
     names = rows.get("target prompt", [""] * len(rows))
-    usual = TargetPrompt()
+    usual = next(iter(prompts.values())) if len({*stops.values()}) == 1 else TargetPrompt()
     return [prompts.get(name, usual).first_item(text) for name, text in zip(names, rows["result"], strict=True)]
 
 

@@ -65,9 +65,6 @@ class Request:
         vectors: in order.
         plans: of the vectors; of the random directions beside them, if any; and of nothing patched.
 
-    Args:
-        most: how many vectors there may be.
-
     Raises:
         InputError: names the parameter, what was given and what is allowed.
     """
@@ -279,7 +276,7 @@ class Request:
             raise InputError("layers", asked.layers, "a map is of one layer: say which, to fit it")
         prompts = read_prompts(asked.map_prompts, parameter="map_prompts")
         held_out = prompts[HELD_OUT - 1 :: HELD_OUT]
-        check_writable(in_repository(asked.map).parent)
+        check_writable(in_repository(asked.map).parent, "map")
         target = self.card if isinstance(self.card, LanguageModel) else load_model(asked.model, asked.dtype, asked.device, **asked.source_options.changed)
         fitted = [prompt for prompt in prompts if prompt not in set(held_out)]
         sites = Site(asked.component, layers[0]), Site("hidden_state", asked.target_layer[0])
@@ -388,6 +385,11 @@ def believed(rows: pd.DataFrame, judge: Judge | None = None) -> pd.DataFrame:
     table = own[SHOWN].rename(columns={FIRST_ITEM: "reading"}).join(numbers).reset_index(drop=True)
     table.attrs = rows.attrs
     return table
+
+
+def highest(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return at most so many lines of a table of `believed`, in its order: those with the highest contrast."""
+    return table.loc[sorted(table["contrast"].sort_values(ascending=False, kind="stable").index[:most])]
 
 
 def explained(asked: VectorSettings, table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:

@@ -10,8 +10,10 @@ settings    the one record of settings, for shell, notebooks, page, link and JSO
 plans       prompts × tokens × components × layers × amplifiers, in order, with ids
 files       where files go, and how they are written
 prompts     the prompt files: prompts, gold descriptions, categories
+chats       chats as prompts, and the turns in them
 expressions what stands for a vector, like "King" - "Man" + "Woman", and its grammar
 vectors     given vectors, of a file or an expression, as a plan's sources
 labels      hypotheses about a vector, and how a target prompt goes on with them
+lenses      what a lens is fitted with, and where it is kept
 machine     what this machine gives to this process
 """

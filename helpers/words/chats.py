@@ -7,6 +7,7 @@ user's turn is followed by what begins the assistant's.
 
 import datetime
 import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -70,7 +71,7 @@ def messages_of(prompt: str) -> tuple[Message, ...]:
         return ()
     try:
         found = json.loads(prompt)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets within brackets
         return ()
     return _checked(found, "prompts") if found and _is_messages(found) and "role" in found[0] else ()
 
@@ -87,7 +88,7 @@ def read_chats(path: str | Path, parameter: str = "prompts") -> list[str]:
         InputError: no such file, another form, or a message as `chat` refuses it.
     """
     file = in_repository(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise InputError(parameter, str(path), "no such file")
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -97,7 +98,7 @@ def read_chats(path: str | Path, parameter: str = "prompts") -> list[str]:
             found = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
             found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(parameter, str(path), f"not JSON in UTF-8 ({error}); expected {FORM}") from error
     found = [found] if _is_messages(found) else found  # a single chat
     if not isinstance(found, list) or not found:

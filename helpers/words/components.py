@@ -162,7 +162,7 @@ def parse_component(name: str) -> Component:
             return Component(found[1], of=found[2])
         if (found := re.fullmatch(r"(norm|norm_add|fixed_norm)\[(\w+)\]", name)) and found[2] == GIVEN:
             return Component(found[1], of=GIVEN)
-        if (found := re.fullmatch(r"mlp_sum\[(\d+)-(\d+)\]", name)) and int(found[1]) <= int(found[2]):
+        if (found := re.fullmatch(r"mlp_sum\[(\d{1,6})-(\d{1,6})\]", name)) and int(found[1]) <= int(found[2]):
             return Component("mlp_sum", blocks=(int(found[1]), int(found[2])))
     raise InputError("components", name, ALLOWED)
 

@@ -22,9 +22,9 @@ class Sampling:
     top_p: float = 0.9
 
     def __post_init__(self):
-        if not (isinstance(self.temperature, Real) and 0 < self.temperature < math.inf):
+        if not (_is_number(self.temperature) and 0 < self.temperature < math.inf):
             raise InputError("temperature", self.temperature, "expected a number above 0 (0 is greedy in notebooks)")
-        if not (isinstance(self.top_p, Real) and 0 < self.top_p <= 1):
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             raise InputError("top_p", self.top_p, "expected a number above 0, up to 1")
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ from .components import COMPONENTS
 from .grammar import check_text, is_whole
 from .prompts import read_prompts
 
-LONGEST, MOST_ROWS = 10_000, 100_000  # letters; rows of a matrix
+LONGEST, MOST_ROWS = 10_000, 100_000  # letters; rows of matrices
 PARAMETER = "vectors"
 WEIGHTS = {"mlp.down": 2, "mlp.gate": 2, "mlp.up": 2, "embedding": 1, "head": 1}  # matrix -> indexes
 OPTIONS = ("component", "layer", "token")
@@ -197,6 +197,8 @@ def parse_all(text: str, component: str = "hidden_state", files: bool = True) ->
             if not isinstance(statement, ast.Expr):
                 raise parser.refused(statement)
             found += [Expression(node, component) for node in parser.nodes(statement.value)]
+            if len(found) > MOST_ROWS:  # of all ranges together
+                raise InputError(PARAMETER, text[:80], f"expected at most {MOST_ROWS:,} vectors")
         if not found:
             raise InputError(PARAMETER, text[:80], FORM)
         return list(dict.fromkeys(found))
@@ -237,7 +239,11 @@ class _Parser:
             case ast.Constant(str(text)):
                 return self._term(tree, (check_text(PARAMETER, text),), [])
             case ast.Constant(value) if isinstance(value, int | float) and not isinstance(value, bool):
-                if not math.isfinite(number := float(value)):
+                try:
+                    number = float(value)
+                except OverflowError:  # a whole number beyond every float
+                    number = math.inf
+                if not math.isfinite(number):
                     raise self.refused(tree, "expected a finite number")
                 return number
             case ast.UnaryOp(ast.USub(), operand):
@@ -298,7 +304,10 @@ class _Parser:
             raise self.refused(tree, "expected a finite factor other than 0")
         if isinstance(node, float):
             return factor * node
-        return Sum(tuple((factor * other, part) for other, part in _parts(node)))
+        parts = tuple((factor * other, part) for other, part in _parts(node))
+        if not all(product and math.isfinite(product) for product, _ in parts):
+            raise self.refused(tree, "its factors multiply to 0 or beyond every number")
+        return Sum(parts)
 
     def _term(
         self, tree: ast.AST, prompts: tuple[str, ...], keywords: list[ast.keyword], file: str = "", column: str = "prompt"

@@ -9,39 +9,44 @@ from pathlib import Path
 from .. import ROOT, InputError
 
 
+def at_home(path: str | Path) -> Path:
+    """Return a path with ~ as the user's home; as it is where ~NAME is no user: `Path.expanduser` raises then."""
+    return Path(os.path.expanduser(path))
+
+
 def slug(model: str, revision: str = "", adapter: str = "", quantization: str = "", **others) -> str:
     """Return what a model's folder of results is called: an alias, a folder's or file's name, owner--name.
 
     What makes another model of it (`settings.SourceOptions`) follows: llama@v2+lora-4bit.
     """
-    path = Path(model.rpartition(":")[2] if model.endswith(".gguf") else model).expanduser()
+    path = at_home(model.rpartition(":")[2] if model.endswith(".gguf") else model)
     if path.suffix == ".gguf":
         name = path.stem
     else:
-        name = path.resolve().name if path.is_dir() else model.replace("/", "--")
+        name = path.resolve().name if os.path.isdir(path) else model.replace("/", "--")
     parts = [
         name,
         revision and f"@{revision.replace('/', '--')}",
-        adapter and f"+{Path(adapter).expanduser().resolve().name}",
+        adapter and f"+{at_home(adapter).resolve().name}",
     ]
     return "".join([*parts, quantization and f"-{quantization}"]).lower()
 
 
 def results_folder(model: str, out_dir: str | Path = "", **source_options) -> Path:
     """Return where a model's results go: `out_dir` (relative to the repository), or data/<model>/."""
-    return ROOT / (Path(out_dir).expanduser() if out_dir else Path("data") / slug(model, **source_options))
+    return ROOT / (at_home(out_dir) if out_dir else Path("data") / slug(model, **source_options))
 
 
 def cache_folder() -> Path:
     """Return where what can be made again is kept: $SUPERSCOPES_CACHE, or a folder in the user's cache folder."""
     if chosen := os.environ.get("SUPERSCOPES_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "superscopes"
+        return at_home(chosen)
+    return at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "superscopes"
 
 
 def in_repository(path: str | Path) -> Path:
     """Return a path as settings give it: relative to the repository, with ~ for the user's home."""
-    return ROOT / Path(path).expanduser()
+    return ROOT / at_home(path)
 
 
 def shown(path: Path) -> str:
@@ -54,8 +59,11 @@ def json_of(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".json")
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, parameter: str = "out_dir") -> None:
     """Make a folder and check that it takes files.
+
+    Args:
+        parameter: that says where it is, for errors.
 
     Raises:
         InputError: it doesn't, or it is a file.
@@ -65,7 +73,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError("out_dir", str(folder), f"can't be written ({error.strerror})") from error
+        raise InputError(parameter, str(folder), f"can't be written ({error.strerror})") from error
 
 
 @contextmanager

@@ -6,10 +6,10 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
-from pathlib import Path
 
 from .. import InputError
 from .components import COMPONENTS, PLACES, parse_component
+from .files import at_home
 
 MOST_AMPLIFIERS = 10_000
 SLICE = re.compile(r"(?!:$)(-?\d+)?:(-?\d+)?(?::([1-9]\d*))?")  # of tokens; a colon alone is one
@@ -54,7 +54,7 @@ def read_mapping(text: str) -> dict[str, str] | str:
 
 def read_path(text: str) -> str:
     """Make the name of a file or folder that exists from where the user stands absolute; return others as they are."""
-    path = Path(text).expanduser()
+    path = at_home(text)
     return str(path.absolute()) if text and os.path.exists(path) else text  # not `path.exists`: it raises for long texts
 
 

@@ -1,6 +1,7 @@
 """The prompt files: CSVs with a column `prompt`, and `gold` and `category` where they are known; or files of chats."""
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def _read_columns(path: str | Path, parameter: str = "prompts", column: str = "p
     file = in_repository(path)
     if file.suffix.lower() in chats.SUFFIXES:
         return {column: chats.read_chats(path, parameter)}
-    if not file.is_file():
+    if not os.path.isfile(file):  # not `file.is_file`: it raises for long texts
         raise InputError(parameter, str(path), f"no such file; expected a CSV with a column {column!r}")
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:

@@ -7,6 +7,7 @@ write these records. A field's type is a `Form`: how its value is read from a te
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic_core import core_schema
 from .. import ROOT, InputError
 from . import grammar
 from .components import COMPOSED, PLACES
+from .files import at_home
 from .grammar import check_flag, check_real, check_string, check_whole, read_number, read_path
 from .machine import cores
 from .methods import CHOICES
@@ -81,8 +83,8 @@ def _check_device_map(parameter: str, value: object) -> str | Mapping:
 
 
 def _check_adapter(parameter: str, value: object) -> str:
-    folder = Path(check_string(parameter, value)).expanduser()
-    if value and not all((folder / file).is_file() for file in ADAPTER_FILES):
+    folder = at_home(check_string(parameter, value))
+    if value and not all(os.path.isfile(folder / file) for file in ADAPTER_FILES):
         raise InputError(parameter, value, f"expected a PEFT folder with {' and '.join(ADAPTER_FILES)}")
     return value
 
@@ -310,7 +312,8 @@ def read_settings(texts: Iterable[str], records: Iterable[type[Record]]) -> dict
         name -> value, of the kind that its field has; each is checked.
 
     Raises:
-        InputError: not of that form, a name that no record has (the known ones are listed), or a wrong value.
+        InputError: not of that form, a name that no record has (the known ones are listed), a wrong value, or one
+            that is given twice.
     """
     homes = {name: record for record in (SourceOptions, *records)[::-1] for name in record.model_fields}
     homes.pop("source_options", None)
@@ -322,6 +325,8 @@ def read_settings(texts: Iterable[str], records: Iterable[type[Record]]) -> dict
         if name not in homes:
             raise InputError("setting", name, unknown(name, homes))
         home = homes[name]
+        if name in given or name in given.get("source_options", ()):
+            raise InputError(name, value, "given twice")
         read = _form(home, name).check(name, home.read(name, value))
         if home is SourceOptions:
             given.setdefault("source_options", {})[name] = read

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 
 from .. import InputError
-from .grammar import check_text
+from .grammar import check_text, is_whole
 
 PAPER_TARGET_PROMPT = (
     "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational "
@@ -41,15 +41,24 @@ class TargetPrompt:
         check_text("target_prompt", self.text)
         if isinstance(self.placeholder, list):
             object.__setattr__(self, "placeholder", tuple(self.placeholder))
+        for one in self.placeholder if isinstance(self.placeholder, tuple) else (self.placeholder,):
+            if not is_whole(one) and not (isinstance(one, str) and one):
+                raise InputError("placeholder", one, "expected the index of a token (negative from the end), or its text")
         if self.placeholder == ():
             raise InputError("placeholder", self.placeholder, "expected at least one")
+        if not isinstance(self.stop, str) or not self.stop:
+            raise InputError("stop", self.stop, "expected the text that ends an item, like ', '")
         if self.span and not (isinstance(self.placeholder, tuple) or self.mark):
             raise InputError("span", self.span, "only several placeholders, a tuple, get a vector each")
         if not self.name:
-            paper = self.text == PAPER_TARGET_PROMPT and self.placeholder == -1
-            what = f"{self.text}|{self.placeholder}{'|span' if self.span else ''}"
-            digest = hashlib.sha256(what.encode()).hexdigest()
-            object.__setattr__(self, "name", "paper" if paper else f"custom-{digest[:6]}")
+            object.__setattr__(self, "name", self._made_name)
+
+    @property
+    def _made_name(self) -> str:
+        if self.text == PAPER_TARGET_PROMPT and self.placeholder == -1:
+            return "paper"
+        what = f"{self.text}|{self.placeholder}{'|span' if self.span else ''}"
+        return f"custom-{hashlib.sha256(what.encode()).hexdigest()[:6]}"
 
     @classmethod
     def of_text(cls, text: str) -> "TargetPrompt":
@@ -94,7 +103,7 @@ class TargetPrompt:
             [position] = found
             index = -1 if position == len(tokens) - 1 else position
             return replace(self, placeholder=index, mark=None, name="")
-        name = self.name if self.name in NAMED else ""
+        name = "" if self.name == self._made_name else self.name  # one that was made is made anew, of the indexes
         return replace(self, placeholder=tuple(sorted(found)), mark=None, name=name)
 
     def _marked(self, start: int, end: int, tokens: list[str], card) -> int:
@@ -119,7 +128,7 @@ class TargetPrompt:
         opening, between, closing = self.stop.partition("…")
         if between:
             inside = continuation.split(opening, 1)[-1] if opening else continuation
-            return inside.rsplit(closing, 1)[0].strip()
+            return (inside.rsplit(closing, 1)[0] if closing else inside).strip()
         return self.up_to_stop(continuation).lstrip().removeprefix(":").lstrip()
 
     def up_to_stop(self, continuation: str) -> str:

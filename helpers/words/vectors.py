@@ -8,6 +8,7 @@ is −1 if it is of no layer.
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +43,7 @@ from .settings import (
 
 NO_LAYER = -1  # the column `layer` of a vector that is of none
 MOST_ROWS = 1_000_000
+ROWS = re.compile(r"\s*(\d{1,12})\s*(?:-\s*(\d{1,12})\s*)?")  # of a file, the last one included
 SUFFIXES = (".safetensors", ".npy", ".npz", ".gguf", ".csv", ".parquet", ".pt", ".pth", ".bin")
 FORMATS = "a .safetensors, .npy, .npz, .gguf, .csv, .parquet or .pt file, or a folder of an SAE"
 WAYS = ("norm", "norm_add", "plain")  # of those in `components.WAYS`
@@ -280,10 +282,26 @@ def _check_vectors(parameter: str, value: object) -> str:
     return grammar.check_text(parameter, "; ".join(texts))
 
 
+def read_rows(parameter: str, text: str) -> list[tuple[int, int]]:
+    """Read rows of a file, like 0-99 or 3,17: the first and the last of each range.
+
+    Raises:
+        InputError: not of that form, or a range that ends before it begins.
+    """
+    ranges = []
+    for part in text.split(","):
+        found = ROWS.fullmatch(part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        if first > last:
+            raise InputError(parameter, text, "expected rows, from 0, like 0-99 or 3,17")
+        ranges.append((first, last))
+    return ranges
+
+
 def _check_rows(parameter: str, value: object) -> str:
     text = ",".join(map(str, listed(value)))
     if text:
-        grammar.parse_layers(text, None, parameter)
+        read_rows(parameter, text)
     return text
 
 

@@ -124,6 +124,47 @@ def test_requests_are_served_in_turn_and_do_not_mix(desk, usual, held):
         assert over(desk, job).state == "done" and set(job.rows["source prompt"]) == {prompt}
 
 
+def test_all_in_turns_are_ahead_of_who_needs_another_model(tiny_folder, usual):
+    """Of those that need the model in memory, only the one whose batch is read is ahead."""
+    desk = Desk(str(tiny_folder))  # not open: the test takes its turns
+    in_turns = [desk.submit(usual.replace(amplifiers=str(number))) for number in (1, 2, 3)]
+    for job in in_turns:
+        desk._queue.remove(job)
+        job.state = "reading"
+    same = desk.submit(usual)
+    other = desk.submit(usual.replace(model=DEFAULT_MODEL))
+    behind = desk.submit(usual)
+    assert [desk.count_ahead(job) for job in (same, other, behind)] == [1, 4, 5]
+    assert "Waiting: 4 requests are served first" in view.status(desk, other)
+
+
+def test_the_first_view_is_laid_out_while_nobody_looks_through_the_requests(tiny_folder, usual, monkeypatch):
+    desk = Desk(str(tiny_folder))
+    job = desk.prepare(usual)
+    monkeypatch.setattr("helpers.app.desk.kept", lambda *_: job)
+    laying = threading.Thread(target=desk._lay_out)
+    with desk._changed:
+        laying.start()
+        laying.join(0.5)
+        assert laying.is_alive() and not desk._jobs
+    laying.join(60)
+    assert desk.find(job.id) is job and desk.is_laid_out
+
+
+def test_a_model_is_loaded_though_what_is_kept_cannot_be_read(tiny_folder, monkeypatch):
+    def unreadable(*_):
+        raise InputError("results", "first view", "not a CSV file")
+
+    monkeypatch.setattr("helpers.app.desk.kept", unreadable)
+    desk = Desk(str(tiny_folder)).open()
+    try:
+        while not desk.is_ready:
+            time.sleep(0.01)
+        assert desk.is_laid_out and desk.loaded == str(tiny_folder) and "is ready" in view.status(desk, None)
+    finally:
+        desk.close()
+
+
 def test_a_row_that_fails_is_a_row(desk, usual):
     job = served(desk, usual.replace(amplifiers="1, 1e30", target_layer="2", components=("hidden_state",)))
     assert job.state == "done"

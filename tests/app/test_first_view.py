@@ -4,7 +4,7 @@ import re
 import socket
 
 import pytest
-from browser import CHROMIUM, browser
+from browser import CHROMIUM, browser, eventually
 
 from helpers.app.desk import Desk
 from helpers.app.server import Server
@@ -55,15 +55,18 @@ def open_ladder(page, row: int, column: int) -> None:
     page.wait_for_selector("#ladder-a .ladder")
     page.wait_for_function("document.querySelector('.frame').className.includes('ladder-')")
     page.wait_for_selector("#labels-a")
-    page.wait_for_timeout(400)  # it has scrolled there by then
 
 
 def test_on_a_laptop_the_papers_example_is_read_and_interpret_is_in_sight(opened):
     page = opened(1440, 900)
-    [[go], cells, [table]] = boxes(page, "#interpret", "#table-a td", "#table-a table")
-    assert go["top"] >= 0 and go["bottom"] <= 900 and len(cells) == 21
-    assert page.evaluate("document.documentElement.scrollWidth") <= 1440 and table["right"] <= 1440
-    assert sum(cell["bottom"] <= 900 for cell in cells) >= 18, "not one corner of the table"
+
+    def is_in_sight() -> None:
+        [[go], cells, [table]] = boxes(page, "#interpret", "#table-a td", "#table-a table")
+        assert go["top"] >= 0 and go["bottom"] <= 900 and len(cells) == 21
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1440 and table["right"] <= 1440
+        assert sum(cell["bottom"] <= 900 for cell in cells) >= 18, "not one corner of the table"
+
+    eventually(is_in_sight)
     said = page.inner_text("#table-a .caption")
     assert said.startswith("Each cell is what the model writes about one of its own vectors: that of “Wales” in the row's")
     assert "126 readings, kept" in page.inner_text("#status-a") and "%" in page.inner_text("#table-a td.believed")
@@ -74,15 +77,23 @@ def test_headings_stay_and_the_ladder_is_beside_its_table_or_under_its_row(opene
     page = opened(width, 500)
     open_ladder(page, 6, 1)
     assert f"ladder-{where}" in page.get_attribute(".frame", "class")
-    [[box], [table], rows] = boxes(page, ".opened-box", "#table-a table", "#table-a tbody tr:not(.opened)")
-    if where == "beside":
-        assert box["left"] >= table["right"] and abs(box["top"] - rows[6]["top"]) < 500 and rows[6]["bottom"] <= 501
-    else:
-        assert 0 <= box["top"] - rows[6]["bottom"] <= 16 and box["bottom"] <= table["bottom"] + 1
-    assert box["right"] <= width and page.evaluate("document.documentElement.scrollWidth") <= width
-    page.evaluate("window.scrollBy(0, document.querySelector('#table-a tbody').getBoundingClientRect().top + 150)")
-    [[head], rows] = boxes(page, "#table-a thead", "#table-a tbody tr:not(.opened)")
-    assert abs(head["top"]) <= 1 and rows[0]["bottom"] < 0
+
+    def is_where_it_belongs() -> None:
+        [[box], [table], rows] = boxes(page, ".opened-box", "#table-a table", "#table-a tbody tr:not(.opened)")
+        if where == "beside":
+            assert box["left"] >= table["right"] and abs(box["top"] - rows[6]["top"]) < 500 and rows[6]["bottom"] <= 501
+        else:
+            assert 0 <= box["top"] - rows[6]["bottom"] <= 16 and box["bottom"] <= table["bottom"] + 1
+        assert box["right"] <= width and page.evaluate("document.documentElement.scrollWidth") <= width
+
+    eventually(is_where_it_belongs)  # it has scrolled there by then
+
+    def stays() -> None:
+        page.evaluate("window.scrollBy(0, document.querySelector('#table-a tbody').getBoundingClientRect().top + 150)")
+        [[head], rows] = boxes(page, "#table-a thead", "#table-a tbody tr:not(.opened)")
+        assert abs(head["top"]) <= 1 and rows[0]["bottom"] < 0
+
+    eventually(stays)
 
 
 def test_on_a_phone_everything_fits_and_can_be_touched(opened):
@@ -91,22 +102,29 @@ def test_on_a_phone_everything_fits_and_can_be_touched(opened):
     touched = boxes(page, ".chips label", ".gallery-item", "#interpret", "#stop", ".small button", "#table-a td button")
     assert all(touched) and min(box["height"] for some in touched for box in some) >= 40
     open_ladder(page, 2, 2)
-    scores, scales, texts, rows = boxes(
-        page, ".ladder [data-head=score]", ".ladder .scale", ".ladder .whole", "#table-a tbody tr:not(.opened)"
-    )
-    assert len(scores) == len(scales) == len(texts) == 6
-    assert all(0 <= box["left"] < box["right"] <= 375 and box["height"] > 0 for box in (*scores, *scales, *texts))
-    [[box]] = boxes(page, ".opened-box")
-    assert 0 <= box["top"] - rows[2]["bottom"] <= 16 and box["right"] <= 375
+
+    def fits() -> None:
+        scores, scales, texts, rows = boxes(
+            page, ".ladder [data-head=score]", ".ladder .scale", ".ladder .whole", "#table-a tbody tr:not(.opened)"
+        )
+        assert len(scores) == len(scales) == len(texts) == 6
+        assert all(0 <= box["left"] < box["right"] <= 375 and box["height"] > 0 for box in (*scores, *scales, *texts))
+        [[box]] = boxes(page, ".opened-box")
+        assert 0 <= box["top"] - rows[2]["bottom"] <= 16 and box["right"] <= 375
+
+    eventually(fits)
 
     page.locator("#choice-a label", has_text="chosen by similarity").click()  # six columns are wider than a phone
     page.wait_for_selector("#table-a table.similarity")
     page.wait_for_function("document.querySelector('.frame').classList.contains('is-wide')")
     page.evaluate("() => { const frame = document.querySelector('.frame'); frame.scrollTo(120, 500); }")
-    page.wait_for_timeout(200)
-    [[frame], [head], layers, [box]] = boxes(page, ".frame", "#table-a thead", "#table-a tbody th", ".opened-box")
-    assert abs(head["top"] - frame["top"]) <= 1 and all(abs(layer["left"] - frame["left"]) <= 1 for layer in layers)
-    assert abs(box["left"] - frame["left"]) <= 1 and box["right"] <= 375
+
+    def stays() -> None:
+        [[frame], [head], layers, [box]] = boxes(page, ".frame", "#table-a thead", "#table-a tbody th", ".opened-box")
+        assert abs(head["top"] - frame["top"]) <= 1 and all(abs(layer["left"] - frame["left"]) <= 1 for layer in layers)
+        assert abs(box["left"] - frame["left"]) <= 1 and box["right"] <= 375
+
+    eventually(stays)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 

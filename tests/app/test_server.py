@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import httpx
@@ -20,7 +22,7 @@ import pytest
 import uvicorn
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from serving import PROMPT
+from serving import PROMPT, over, usual_settings
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -28,8 +30,9 @@ from starlette.routing import Route
 from helpers import ROOT, InputError, believe, label, sweep
 from helpers.app import logins
 from helpers.app.desk import Desk
-from helpers.app.guard import POLICY
+from helpers.app.guard import POLICY, Guard
 from helpers.app.server import Server, check_root_url, serve
+from helpers.app.settings import PageSettings
 from helpers.words.rows import ROW_COLUMNS, WEIGHED_COLUMNS
 from helpers.words.settings import DEFAULT_MODEL
 
@@ -138,6 +141,41 @@ def test_the_folder_of_a_killed_server_is_removed(tmp_path, monkeypatch):
 
 
 # With a password, and behind a proxy
+
+
+def test_who_is_refused_is_not_remembered():
+    """So that many addresses fill no memory."""
+    known = logins.Logins()
+
+    async def come(number: int) -> None:
+        async with known.turn(f"address {number}"):
+            await asyncio.sleep(0.01)
+
+    async def all_at_once() -> list:
+        return await asyncio.gather(*map(come, range(100)), return_exceptions=True)
+
+    ended = asyncio.run(all_at_once())
+    assert sum(isinstance(one, logins.TooMany) for one in ended) == 100 - logins.MOST_WAITING_OF_ALL
+    assert not known._waiting and not known._turns
+
+
+def test_an_upload_beside_files_that_disappear(tmp_path, monkeypatch):
+    """Gradio removes old files while they are counted."""
+    cache = tmp_path / "cache" / "upload"
+    cache.mkdir(parents=True)
+    for name in ("gone.npy", "here.npy"):
+        (cache / name).write_bytes(b"\0" * 100)
+    guard, stat = Guard(None, tmp_path), os.stat
+
+    def stat_of(path, *more, **others):
+        if str(path).endswith("gone.npy"):
+            raise FileNotFoundError(path)
+        return stat(path, *more, **others)
+
+    monkeypatch.setattr(os, "stat", stat_of)
+    assert guard._upload_refused({"content-length": "10"}) is None
+    monkeypatch.setattr("helpers.app.guard.MOST_UPLOADED", 99)
+    assert guard._upload_refused({"content-length": "10"}).status_code == 507
 
 
 def log_in(url: str, password: str) -> int:
@@ -312,6 +350,26 @@ def test_a_click_is_not_lost_to_chips_that_have_changed(server):
     assert page.panel.position.preprocess(5) == 5 and page.panel.position.preprocess("x") is None
     assert tokens.get_block_name() == "checkboxgroup" and page.panel.position.get_block_name() == "radio"
     assert not list((ROOT / "helpers").rglob("*.pyi"))
+
+
+def test_a_wrong_setting_stops_nothing(server, held):
+    """What is being read goes on, and its page still follows it."""
+    page, desk = server._page, server.desk
+    running = desk.submit(usual_settings(desk.model))
+    fields = dict(PageSettings.of({"prompt": "Titanic", "model": desk.model, "layers": "9"}))
+    beside = [page.inputs.compare.value, *(field.value for field in page.inputs.compared.values())]
+    request = SimpleNamespace(client=None, session_hash="x")
+
+    async def told(layers: str) -> list[dict]:
+        values = [*(fields | {"layers": layers}).values(), (desk.model, "", []), ""]
+        shown = [running.id, "", [("running", running.id)]]
+        return [changes async for changes in page.ask(request, *values, *beside, *shown)]
+
+    for layers, message in (("9", "layers=9: this model has"), ("x", "layers=&#x27;x&#x27;")):
+        [changes] = asyncio.run(told(layers))
+        assert message in changes[page.inputs.problem] and not running.stop.is_set()
+    held.set()
+    assert over(desk, running).state == "done"
 
 
 def test_chips_of_another_prompt_are_not_read(server):

@@ -1,10 +1,12 @@
 """The page's second tab: given vectors through the desk, as the command line reads them; and what is refused."""
 
+import asyncio
 import http.client
 import io
 import re
 import threading
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -52,7 +54,7 @@ def asked(desk, **given) -> AskedVectors:
 
 def test_the_table_is_that_of_the_command_line(desk, tiny, file):
     for given, vectors in (({"vectors": f"{KING}; mlp.down[1, 3:5]", "layers": "0-1"}, None), ({"upload": str(file), "rows": "1-2"}, str(file))):
-        job = over(desk, desk.submit_vectors(asked(desk, **given)))
+        job = over(desk, desk.submit(asked(desk, **given)))
         assert job.state == "done", job.message
         more = {name: value for name, value in given.items() if name in ("layers", "rows")}
         rows = read(tiny, vectors or given["vectors"], **more, **FEW)
@@ -61,8 +63,10 @@ def test_the_table_is_that_of_the_command_line(desk, tiny, file):
     assert str(file.parent) not in str(job.rows.attrs)
     shown = given_view.table(job)
     assert all(f"probes:probe {row}" in shown for row in (1, 2)) and " of 3<small>chance " in shown
-    again = over(desk, desk.submit_vectors(asked(desk, upload=str(file), rows="2")))
+    speed = desk.speeds[desk.model]
+    again = over(desk, desk.submit(asked(desk, upload=str(file), rows="2")))
     assert again.known == 3 + 3 * 3 + 1 and not again.read and again.table["reading"].tolist() == job.table["reading"].tolist()[1:]
+    assert desk.speeds[desk.model] == speed > 0, "what was in memory already says nothing of it"
 
 
 def hostile(folder) -> dict[str, tuple[bytes, str]]:
@@ -102,11 +106,11 @@ def test_hostile_files_are_refused_in_a_sentence(desk, tmp_path):
     for name, (content, message) in hostile(tmp_path).items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message) as caught:
-            desk.submit_vectors(asked(desk, upload=str(tmp_path / name)))
+            desk.submit(asked(desk, upload=str(tmp_path / name)))
         said = str(caught.value)
         assert "\n" not in said and str(tmp_path) not in said and len(said) < 500, said
     with pytest.raises(InputError, match="gone.npy': is no longer here"):
-        desk.submit_vectors(asked(desk, upload=str(tmp_path / "gone.npy")))
+        desk.submit(asked(desk, upload=str(tmp_path / "gone.npy")))
 
 
 @pytest.mark.parametrize(
@@ -129,15 +133,15 @@ def test_what_a_visitor_may_not_ask(desk, given, message):
         assert settings.out_dir == "" and not settings.source_options.changed
         return
     with pytest.raises(InputError, match=message):
-        desk.submit_vectors(asked(desk, **given))
+        desk.submit(asked(desk, **given))
 
 
 def test_it_waits_stops_and_has_a_share_like_a_prompt(desk, monkeypatch):
     held, note = threading.Event(), Desk._note_speed
     monkeypatch.setattr(Desk, "_note_speed", lambda *given: (held.wait(60), note(*given)))  # after the first batch
-    jobs = [desk.submit_vectors(asked(desk, vectors=f'"stop {number}"', layers="0-2", random=50), "me") for number in range(SHARE)]
+    jobs = [desk.submit(asked(desk, vectors=f'"stop {number}"', layers="0-2", random=50), "me") for number in range(SHARE)]
     with pytest.raises(InputError, match="requests of yours wait"):
-        desk.submit_vectors(asked(desk, vectors=KING, layers="0"), "me")
+        desk.submit(asked(desk, vectors=KING, layers="0"), "me")
     for job in jobs[1:]:
         desk.stop(job)
         assert job.state == "stopped"
@@ -146,6 +150,21 @@ def test_it_waits_stops_and_has_a_share_like_a_prompt(desk, monkeypatch):
     first = over(desk, jobs[0])
     assert first.state == "stopped" and len(first.readings) < len(first.items)
     assert "Stopped after" in given_view.status(desk, first)
+
+
+def test_a_wrong_setting_stops_nothing(server, held):
+    tab, desk = server._page.vectors, server.desk
+    running = desk.submit(asked(desk, vectors='"running"', layers="0-2"))
+    values = {name: field.value for name, field in tab.fields.items()} | {"layers": "9", "upload": None}
+    request = SimpleNamespace(client=None, session_hash="x")
+
+    async def told() -> list[dict]:
+        return [changes async for changes in tab.ask(request, *values.values(), running.id)]
+
+    [changes] = asyncio.run(told())
+    assert "layers=9: this model has layers 0–2" in changes[tab.problem] and not running.stop.is_set()
+    held.set()
+    assert over(desk, running).state == "done"
 
 
 def test_programs_read_expressions_and_numbers(server, tiny, tmp_path):

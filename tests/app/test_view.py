@@ -76,6 +76,8 @@ def test_a_failed_reading_says_why(desk, job):
     bad = with_readings(job, np.nan, status="nonfinite", message="<b>too</b> large")
     assert all("&lt;b&gt;too&lt;/b&gt; large" in view.table(bad, 5, choice) for choice in CHOICES)
     assert f"{len(job.items)} failed" in view.status(desk, bad)
+    ladder = view.ladder(bad, Cell("mlp_output", 1, 5))
+    assert ladder.count("&lt;b&gt;too") == 3 and "score nan" not in ladder and 'class="scale"' not in ladder, "no score is on a line"
 
 
 def test_best_and_chance_have_the_same_number_of_tries(job):
@@ -217,6 +219,8 @@ def test_the_map_has_a_square_for_each_layer_and_token(job):
     page = view.heat_map(job)
     assert page.count("<td><button") == 9 and page.count('<span class="missing"') == 9 * 5
     assert page.count('tabindex="0" class') == 3  # the first square of each map is reached by the tab key
+    empty = view.heat_map(replace(job, readings={}, weighed={}, state="reading"))
+    assert "1 mean rank among the vector's readings; of the reading chosen" in empty and "<td><button" not in empty
 
 
 def test_the_map_is_coloured_by_what_the_table_shows(job):

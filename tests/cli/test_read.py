@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from helpers import InputError, believed, load_model, read
 from helpers.cli import main
+from helpers.cli.read import MOST_LINES, table_of
 from helpers.judging.judge import Judge
 from helpers.runs.results import FIRST_ITEM, read_table
 from helpers.words.rows import ROW_COLUMNS
@@ -168,6 +169,7 @@ def test_a_stopped_run_goes_on_where_it_was(tiny_folder, tmp_path, monkeypatch, 
         (['"King"', "--layers", "9"], "layers 0–2"),
         (["FILE", "--names", "probe"], "did you mean 'probe"),
         (["FILE", "--rows", "4"], "rows 0–3"),
+        (["FILE", "rows=all"], "rows='all': expected rows, from 0"),
         (["FILE", "target_layer=same"], "is of no layer"),
         (["WIDE"], "5 numbers; .* width of 32"),
         (["FILE", "layer=3"], "layers 0–2"),
@@ -198,3 +200,19 @@ def test_a_vector_may_be_called_random_or_end_like_another(tiny, tmp_path):
     table = believed(rows)
     assert sorted(table["source prompt"]) == names and set(table["random"]) <= {0, 3}
     assert (table["random"] == 3).any()
+
+
+def test_of_many_vectors_those_with_the_highest_contrast_are_shown_and_without_contrasts_the_first():
+    """Without random directions no vector has a contrast."""
+    count = MOST_LINES + 5
+    table = pd.DataFrame({
+        "source prompt": [f"v{row}" for row in range(count)], "layer": 1, "amplification value": 1.0, "reading": "a word",
+        "status": "ok", "contrast": np.nan, "random": 0, "random as high": pd.NA, "like nothing": 0.1,
+    })  # fmt: skip
+
+    def shown(table) -> list[str]:
+        return [cell.plain for cell in table_of(table, "ρ").columns[0].cells]
+
+    assert shown(table) == [f"v{row}" for row in range(MOST_LINES)]
+    told = table.assign(contrast=[np.nan, *np.linspace(0.1, 0.9, count - 1)])
+    assert shown(told) == [f"v{row}" for row in range(5, count)]

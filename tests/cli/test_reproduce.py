@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from helpers import ROOT
+from helpers import ROOT, InputError
 from helpers.cli import main
 from helpers.cli.reproduce import QUICK, settle
 from helpers.experiments import EXPERIMENTS, names
@@ -110,6 +110,9 @@ def test_a_command_settles_the_settings_of_each_experiment(tmp_path, monkeypatch
         assert getattr(given, "prompts", "") in ("", str(tmp_path / "my.csv"))
         assert getattr(given, "num_prompts", 8) == QUICK["num_prompts"]
     assert settings["mlp_output_evaluation"].layers == "2"
+    for given in (["model=a", "model=b"], ["model=a"]):
+        with pytest.raises(InputError, match="model='[bc]': given twice"):
+            settle(["guidance"], given, "" if len(given) > 1 else "c")
     settings, _, folder = settle(["guidance"], ["amplifiers=0:3:0.5", "adapter=", "revision=v1"])
     assert settings["guidance"].amplifiers == (0, 0.5, 1, 1.5, 2, 2.5, 3) and folder == ROOT / "data/smollm2-135m@v1"
 

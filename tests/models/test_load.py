@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -13,7 +14,7 @@ from transformers.utils import logging
 from helpers import ROOT, InputError
 from helpers.models.catalogue import CATALOGUE
 from helpers.models.gguf import find_dequantised
-from helpers.models.load import load_model, main, read_model
+from helpers.models.load import check_hardware, load_model, main, read_model
 from helpers.words.prompts import read_prompts
 from helpers.words.rows import Identity
 from helpers.words.target import PAPER_TARGET_PROMPT
@@ -174,3 +175,35 @@ print(len(sweep(load_model("smollm2-135m"), ["Titanic"], layers=1, amplifiers=1)
     env = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_a_device_without_numbers_is_none():
+    with pytest.raises(InputError, match="device='meta': not on this machine"):
+        check_hardware("float32", "meta")
+
+
+def test_the_weights_of_a_gguf_file_are_not_in_memory_twice(monkeypatch, tmp_path):
+    """Where it is read in float32 to be kept and then again in another dtype, the first model is freed before."""
+    from types import SimpleNamespace
+
+    from helpers.models import load
+
+    class Model:
+        def to(self, device):
+            return self
+
+    made = []
+
+    def read(card, dtype, device):
+        assert not [one for one in made if one()], "the one before is in memory still"
+        model = Model()
+        made.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(load, "_read_weights", read)
+    monkeypatch.setattr(load, "is_worth_keeping", lambda file: True)
+    monkeypatch.setattr(load, "keep_dequantised", lambda *_: None)
+    options = SimpleNamespace(device_map="", adapter="", quantization="")
+    source = SimpleNamespace(options=options, gguf_file="a.gguf", folder=tmp_path)
+    card = SimpleNamespace(source=source, config=None, tokenizer=None)
+    assert isinstance(load._load(card, "bfloat16", "cpu"), Model) and len(made) == 2

@@ -248,6 +248,10 @@ def test_selfie_files_that_do_not_fit_are_refused(tiny, tmp_path):
     refused(tiny, selfie(path, "scale_only", parts=PARTS["scalar_affine"]), "bias is missing or too many")
     refused(tiny, selfie(path, "scalar_affine", parts=PARTS["scale_only"]), "bias is missing or too many")
     refused(tiny, selfie(path, "scale_only", projection={"type": "other", "normalize_input": True}), "its projection is 'other'")
+    for config in ({"projection": ["scale_only"]}, {"projection": "scale_only"}, {"soft_prompt": "The"}):
+        refused(tiny, selfie(path, "scale_only", **config), "its projection and its soft_prompt are no mappings")
+    kinds = {"type": ["scale_only"], "normalize_input": True}
+    refused(tiny, selfie(path, "scale_only", projection=kinds), "its projection is .'scale_only")
     refused(tiny, selfie(path, "scalar_affine", parts={**PARTS["scalar_affine"], "bias": torch.full((32,), torch.nan)}), "not finite")
     save_file({"log_scale": torch.zeros(1)}, path)
     refused(tiny, path, "has config_json in its metadata; this one has none")
@@ -303,7 +307,10 @@ def test_oracles_of_other_models_are_refused(tiny, oracle, tmp_path):
         ({"tokens__injection_token_id": 5}, "is not number 5 of .*: another tokenizer"),
         ({"tokens__injection_left_neighbor_id": 5}, "beside .* are the tokens .*: another tokenizer"),
         ({"tokens__injection_char": "㈎㈎"}, "is no single token"),
+        ({"extraction_layer_index": "seven"}, "nla_meta.yaml can't be used .*seven"),
+        ({"extraction_layer_index": -1}, "its layer is -1; layers are counted from 0"),
         ({"role": "ar"}, "only av writes texts"),
+        ({"extraction__injection_scale": float("inf")}, "injection_scale is inf, no length"),
         ({"extraction__injection_scale": None}, "injection_scale is None, no length"),
         ({"prompt_templates": {"av": "x"}}, "its prompt has no {injection_char}"),
         ({"tokens": {}}, "nla_meta.yaml lacks injection_char"),

@@ -139,6 +139,11 @@ def test_rows_names_and_layers_are_chosen(tmp_path):
     for settings, why in (
         ({"rows": "7"}, "rows='7': .*rows 0–6"),
         ({"rows": "3-9"}, "rows 0–6"),
+        ({"rows": "all"}, "rows='all': expected rows, from 0, like 0-99 or 3,17"),
+        ({"rows": "0,depth:0.5"}, "expected rows, from 0"),
+        ({"rows": "3-1"}, "expected rows, from 0"),
+        ({"rows": "1,"}, "expected rows, from 0"),
+        ({"rows": "9" * 5000}, "expected rows, from 0"),
         ({"names": ("v4",)}, "did you mean 'v04'"),
         ({"rows": "1", "names": ("v01",)}, "either says"),
     ):

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import ROOT, InputError
+from helpers import ROOT, InputError, sweep
 from helpers.experiments.layer_success_plots import check_grid
 from helpers.runs.results import evaluations, read_evaluations, read_results, save_results
 from helpers.words.files import json_of
 from helpers.words.rows import ROW_COLUMNS
-from helpers.words.target import PAPER_TARGET_PROMPT
+from helpers.words.target import PAPER_TARGET_PROMPT, TargetPrompt
 
 NASTY = [
     "NA", "None", "", "nan", "1", "a\nb\r\nc\rd", "c\rd", "\n\r", 'say "hi", no', "=1+1", " lead", "🎸 شيء", "tab\t", "\\N", "a\0b",
@@ -83,6 +83,15 @@ def test_a_first_item_ends_where_its_own_target_prompt_says(tmp_path):
     rows.attrs = {"plans": [{"target_prompt": prompt} for prompt in prompts]}
     save_results(rows, tmp_path / "rows.csv")
     assert read_results(tmp_path / "rows.csv")["first item"].tolist() == ["an actor", "an actor, a ship", "an actor"]
+
+
+def test_a_first_item_ends_where_the_only_target_prompt_says_whatever_its_name(tiny, tmp_path):
+    """A prompt with several placeholders has a name by their texts in the plan, by their indexes in the rows."""
+    several = TargetPrompt("Oslo: x, Bergen: x", placeholder=(" x",), stop="e")
+    rows = sweep(tiny, "Titanic", "hidden_state", 1, (1, 2), target_prompt=several, max_new_tokens=8)
+    assert rows["first item"].str.len().sum() < rows["result"].str.len().sum() - 4, "something is cut"
+    save_results(rows, tmp_path / "rows.csv")
+    assert read_results(tmp_path / "rows.csv")["first item"].tolist() == rows["first item"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,14 @@ def test_a_chat_is_tokenized_by_the_models_own_template(card):
         assert not messages_of(text) and card.token_ids(text) == card.tokenizer(text).input_ids
 
 
+def test_brackets_within_brackets_are_a_plain_text_and_no_file_of_chats(tmp_path):
+    deep = "[" * 100_000 + '"role"'
+    assert messages_of(deep) == () and plain_text(deep) == deep
+    (tmp_path / "deep.json").write_text(deep)
+    with pytest.raises(InputError, match="prompts=.*deep.json': not JSON"):
+        read_prompts(tmp_path / "deep.json")
+
+
 def test_a_chat_is_a_prompt_in_every_form(card):
     of_python = make_plan(TURNS).prompts
     assert of_python == (chat(TURNS),) == make_plan(chat(TURNS)).prompts == make_plan([TURNS]).prompts

@@ -38,7 +38,8 @@ def test_parse_component(name, component):
 
 @pytest.mark.parametrize(
     "name",
-    ["mlp", "mlp_sum[5-2]", "mlp_sum[a-b]", "mlp_sum", "random", "random[zero]", "zeros", "", 3, None, ["zero"], "centred",
+    ["mlp", "mlp_sum[5-2]", "mlp_sum[a-b]", pytest.param(f"mlp_sum[1-{'9' * 5000}]", id="long"),
+     "mlp_sum", "random", "random[zero]", "zeros", "", 3, None, ["zero"], "centred",
      "centred[zero]", "norm[guidance]", "plain[mlp_output]", "norm_add[norm[mlp_output]]", "centred[mlp_output] "],
 )
 def test_an_unknown_component_lists_the_known(name):

@@ -15,7 +15,8 @@ def test_temperature_0_is_greedy():
 
 
 @pytest.mark.parametrize(
-    ("temperature", "top_p"), [(-1, 0.9), (0, 0.9), (math.inf, 0.9), (math.nan, 0.9), (0.6, 0), (0.6, 1.1), ("a", 1)]
+    ("temperature", "top_p"),
+    [(-1, 0.9), (0, 0.9), (math.inf, 0.9), (math.nan, 0.9), (0.6, 0), (0.6, 1.1), ("a", 1), (True, 1), (1, True)],
 )
 def test_sampling_refuses(temperature, top_p):
     with pytest.raises(InputError, match="temperature=|top_p="):

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT, InputError
+from helpers.models.sources import find_source
 from helpers.words.files import check_writable, in_repository, json_of, results_folder, shown, slug, write_atomically
+from helpers.words.grammar import read_path
+from helpers.words.prompts import read_prompts
+from helpers.words.settings import SourceOptions
 
 
 def test_folders_and_names(tmp_path):
@@ -18,6 +22,18 @@ def test_folders_and_names(tmp_path):
     assert in_repository("data/prompts.csv") == ROOT / "data/prompts.csv" and in_repository(tmp_path) == tmp_path
     assert shown(ROOT / "data/x") == "data/x" and shown(tmp_path) == str(tmp_path)
     assert json_of(Path("a/b.csv.gz")) == json_of(Path("a/b.csv")) == Path("a/b.json")
+
+
+@pytest.mark.parametrize("name", ["~no-such-user/x", pytest.param("x" * 5000, id="long")])
+def test_a_home_of_nobody_and_a_name_that_no_file_can_have_are_no_files(name):
+    assert slug(name) == name.replace("/", "--") and results_folder("any", name) == in_repository(name) == ROOT / name
+    assert read_path(name) == name
+    with pytest.raises(InputError, match="no such file"):
+        read_prompts(name)
+    with pytest.raises(InputError, match="model=.*: expected"):
+        find_source(name, SourceOptions())
+    with pytest.raises(InputError, match="adapter=.*: expected a PEFT folder"):
+        SourceOptions.of({"adapter": name})
 
 
 @pytest.mark.parametrize("old", [None, "old"])
@@ -42,7 +58,9 @@ def test_a_write_replaces_the_file(tmp_path):
 
 def test_a_folder_that_takes_no_files(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="out_dir=.*can't be written"):
+    with pytest.raises(InputError, match="^out_dir=.*can't be written"):
         check_writable(tmp_path / "file")
+    with pytest.raises(InputError, match="^--out=.*can't be written"):
+        check_writable(tmp_path / "file", "--out")
     check_writable(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []

@@ -148,6 +148,12 @@ def test_an_unknown_name_lists_the_known():
         read_settings(["amplifiers"], [Everything])
 
 
+@pytest.mark.parametrize("texts", [["seed=3", "seed=4"], ["revision=v3", "seed=3", "revision=v4"]])
+def test_a_setting_that_is_given_twice_is_refused(texts):
+    with pytest.raises(InputError, match=r"^(seed='4'|revision='v4'): given twice$"):
+        read_settings(texts, [Everything])
+
+
 def test_a_record_is_frozen():
     record = Everything()
     with pytest.raises(ValidationError):

@@ -60,3 +60,32 @@ def test_first_item():
     assert target.first_item("British rock band") == "British rock band"
     assert target.first_item("-box: Chinese console, x") == "-box: Chinese console"
     assert TargetPrompt("a; x", stop="; ").first_item(" : one, two; three") == "one, two"
+    assert TargetPrompt(stop="<a>…</a>").first_item("so <a> one</a> two</a> three") == "one</a> two"
+    assert TargetPrompt(stop="<a>…").first_item("so <a> one, two ") == "one, two"
+    assert TargetPrompt(stop="…").first_item(" one, two") == "one, two"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"stop": ""}, "stop='': expected the text that ends an item"),
+        ({"stop": None}, "stop=None"),
+        ({"placeholder": 1.5}, "placeholder=1.5: expected the index of a token"),
+        ({"placeholder": True}, "placeholder=True"),
+        ({"placeholder": None}, "placeholder=None"),
+        ({"placeholder": ""}, "placeholder=''"),
+        ({"placeholder": (0, None)}, "placeholder=None"),
+        ({"placeholder": ()}, r"placeholder=\(\): expected at least one"),
+    ],
+)
+def test_what_no_reading_could_be_made_with_is_refused_at_once(given, why):
+    with pytest.raises(InputError, match=why):
+        TargetPrompt(**given)
+
+
+def test_a_name_that_was_given_is_kept_when_placeholders_are_located(card):
+    several = TargetPrompt("Oslo: x, Bergen: x", placeholder=(" x",), name="mine").located(card)
+    assert several.name == "mine" and len(several.placeholder) == 2
+    made = TargetPrompt("Oslo: x, Bergen: x", placeholder=(" x",)).located(card)
+    assert made.name == TargetPrompt("Oslo: x, Bergen: x", placeholder=made.placeholder).name != several.name
+    assert TargetPrompt.of_text("selfie").located(card).name == "selfie"
