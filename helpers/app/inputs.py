@@ -1,5 +1,6 @@
 """What a visitor can set: the inputs of the page, filled from settings and read as settings."""
 
+import json
 from collections.abc import Sequence
 from html import escape
 
@@ -32,7 +33,8 @@ class Inputs:
 
     Attributes:
         fields: setting -> its input, in the order of `PageSettings`.
-        tokens_of: the model, the prompt and the positions that the chips belong to.
+        tokens_of: the model, the prompt and the positions that the chips belong to, as JSON. On the page beside them, so
+            that they change together: a visitor may ask while new chips are on their way.
         turn: the button that makes the prompt a turn of a chat.
         go, stop: the buttons.
         places: tokens as a text, which goes before the chips.
@@ -55,7 +57,7 @@ class Inputs:
             label="From the paper",
         )  # fmt: skip
         tokens = Chips([], label="Tokens", elem_classes="chips", elem_id="tokens")
-        self.tokens_of = gr.State(("", "", []))
+        self.tokens_of = gr.Textbox("", visible="hidden", show_label=False)
         with gr.Row(elem_classes="small"):
             self.last, self.all = gr.Button("last", size="sm"), gr.Button("all", size="sm")
             self.turn = gr.Button("chat turn", size="sm", visible=False, elem_id="turn")
@@ -128,7 +130,8 @@ class Inputs:
         tokens.input(None, None, self.places, js="() => ''")
         for button, which in ((self.last, slice(-1, None)), (self.all, slice(None))):
             button.click(
-                lambda of, which=which: (of[2][which], ""), self.tokens_of, [tokens, self.places], queue=False, **QUIET
+                lambda of, which=which: (_belonging(of)[2][which], ""), self.tokens_of, [tokens, self.places],
+                queue=False, **QUIET,
             )
         self.turn.click(self.take_turn, [prompt, model], [prompt, self.places, *chips], **QUIET)
         self.examples.click(self.example, [self.examples, model], self.filled, **QUIET)
@@ -146,7 +149,7 @@ class Inputs:
         """
         *values, tokens_of, places = values
         given = dict(zip(self.fields, values, strict=True))
-        if (given["model"], given["prompt"]) != tuple(tokens_of[:2]) or places:
+        if (given["model"], given["prompt"]) != _belonging(tokens_of)[:2] or places:
             given["tokens"] = (-1,)
         settings = PageSettings.of(given | {name: given[name] or () for name in ("tokens", "components")})
         return settings.at(places, self._desk.card(settings.model)) if places else settings
@@ -180,9 +183,9 @@ class Inputs:
         """Return what changes so that the inputs show an example of the paper."""
         return self.fill(PageSettings.of(EXAMPLES[number] | {"model": model}))
 
-    def renew_chips(self, prompt: str, model: str, tokens_of: tuple, places: str) -> dict:
+    def renew_chips(self, prompt: str, model: str, tokens_of: str, places: str) -> dict:
         """Return the chips of what was typed; those that came with a link or an example stay as they are."""
-        if (model, prompt) == tuple(tokens_of[:2]) and not places:
+        if (model, prompt) == _belonging(tokens_of)[:2] and not places:
             return {self.fields["tokens"]: gr.skip()}
         try:
             chosen = PageSettings.of({"prompt": prompt}).at(places, self._desk.card(model)).tokens if places else (-1,)
@@ -217,7 +220,7 @@ class Inputs:
             pieces = card.pieces(prompt) if prompt.strip() else []
         except InputError as error:
             nothing = gr.update(choices=[], value=[], info=escape(str(error)))
-            return {tokens_input: nothing, self.bytes: "", self.tokens_of: (model, prompt, [])}
+            return {tokens_input: nothing, self.bytes: "", self.tokens_of: json.dumps([model, prompt, []])}
         inside = [position for position in chosen if -len(pieces) <= position < len(pieces)]
         value = list(dict.fromkeys(position % len(pieces) for position in inside))
         every = range(len(pieces))
@@ -231,5 +234,14 @@ class Inputs:
             self.bytes: with_bytes([pieces[position] for position in positions]),
             self.turn: gr.update(visible=card.has_chat),
             self.fields["layers"]: gr.update(label=f"Layers, of 0–{card.num_layers - 1}"),
-            self.tokens_of: (model, prompt, positions),
+            self.tokens_of: json.dumps([model, prompt, positions]),
         }
+
+
+def _belonging(tokens_of: str) -> tuple[str, str, list[int]]:
+    """Return the model, the prompt and the positions that the chips belong to; of none where it can't be read."""
+    try:
+        model, prompt, positions = json.loads(tokens_of)
+        return str(model), str(prompt), list(positions)
+    except (TypeError, ValueError):
+        return "", "", []
