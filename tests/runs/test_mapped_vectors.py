@@ -74,7 +74,8 @@ def test_a_map_is_fitted_once_kept_and_puts_vectors_and_random_ones_through(tiny
     made, before = load_map(file), os.stat(file).st_mtime_ns
     about = made.about
     assert (about.prompts, about.held_out, about.source_layer, about.target_layer) == (200, 50, 1, 2)
-    assert (about.source, about.target) == (tiny.fingerprint, other.fingerprint) and -1 < about.cosine_of_others < about.cosine <= 1
+    assert (about.source, about.target) == (tiny.fingerprint, other.fingerprint)
+    assert about.r2 > -0.01 and abs(about.cosine - about.cosine_of_others) < 0.1, "random models have nothing in common"
     for _, row in rows[rows["token"] == "expression"].iterrows():
         vector = row["amplification value"] * made(of_source(tiny, row["source prompt"], 1))
         assert row["result"] == plain_interpret(other.model, other.tokenizer, vector, 2, PAPER_TARGET_PROMPT, max_new_tokens=4)

@@ -1,74 +1,30 @@
-"""The numbers of README.md and docs/: each a function that returns markdown, made from data/ and benchmarks/results/.
+"""What was found: counts, effects, and the criteria that choose one reading."""
 
-Links are relative to the repository.
-"""
-
-import json
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import pandas as pd
 
-from .. import ROOT
-from ..bench.patchscopes import PUBLISHED
-from ..bench.tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY
-from ..experiments import EXPERIMENTS, beside, ways_to_amplify
-from ..experiments._sentences import is_certain, with_interval, within_category
-from ..experiments.can_it_speak import layers_above_chance
-from ..experiments.model_sizes import AS_DEEP, EARLY
-from ..experiments.which_amplifier import ASKED_MORE, BEST, FIXED
-from ..judging.chance import NULLS
-from ..judging.rules import DESCRIPTION, PROMPT, RULES
-from ..models.catalogue import CATALOGUE
-from ..words.components import EVALUATED, plural
-from ..words.methods import AMPLIFIED, BLIND, METHODS, PLAIN, Method
-from .reproduce import LEAD
+from ... import ROOT
+from ...experiments import EXPERIMENTS, beside, ways_to_amplify
+from ...experiments._sentences import is_certain, within_category
+from ...experiments.can_it_speak import layers_above_chance
+from ...experiments.model_sizes import AS_DEEP, EARLY
+from ...experiments.which_amplifier import ASKED_MORE, BEST, FIXED
+from ...judging.chance import NULLS
+from ...judging.rules import DESCRIPTION, PROMPT, RULES
+from ...models.catalogue import CATALOGUE
+from ...words.components import EVALUATED, plural
+from ...words.methods import AMPLIFIED, BLIND, METHODS, PLAIN
+from ..reproduce import LEAD
+from .parts import about, in_words, listed, measured, number, rows_of, table_of
 
-NUMBERS: dict[str, Callable[[], str]] = {}  # name in a marker -> what makes its text
 OPENED_BY = {  # how an experiment's notebook is run, where ./runme.sh --all doesn't run it
     "study": "with `--study`",
     "check": "with `./runme.sh check`",
 }
 VECTORS_ROW = "| [`your_own_vectors`](notebooks/your_own_vectors.ipynb), or `./runme.sh read` | a file's rows, a steering vector, arithmetic | §3.3, §2.3 |"
 APP_ROW = "| [`superscopes_app`](notebooks/superscopes_app.ipynb), or `./runme.sh app` | one prompt, its tokens, every layer | §5, Figures 5–6 |"
-
-
-def number(function: Callable[[], str]) -> Callable[[], str]:
-    """Register a function under its name."""
-    NUMBERS[function.__name__] = function
-    return function
-
-
-def about(model: str, name: str) -> dict:
-    """Read the JSON of one of a model's results."""
-    return json.loads((ROOT / "data" / model / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def table_of(model: str, name: str, **options) -> pd.DataFrame:
-    """Read one of a model's tables."""
-    return pd.read_csv(ROOT / "data" / model / f"{name}.csv", keep_default_na=False, **options)
-
-
-def measured(name: str) -> pd.DataFrame:
-    """Read a table of benchmarks/results/."""
-    return pd.read_csv(ROOT / "benchmarks" / "results" / f"{name}.csv")
-
-
-def listed(names: list[str]) -> str:
-    """List names in a sentence; "none" if there are none."""
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else "none"
-
-
-def in_words(count: int) -> str:
-    """Write a small number as a word."""
-    return dict(enumerate(("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))).get(count, str(count))
-
-
-def rows_of(header: list[str], rows: list[list[str]]) -> str:
-    """Lay out a markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("".join(f"| {cell} " if cell else "| " for cell in line).replace("\n", " ") + "|" for line in lines)
 
 
 # What can be run
@@ -119,7 +75,7 @@ def _layers_and_amplifiers() -> str:
 PAPERS_MODEL = "llama-2-13b-chat"  # its folder of results is made of the authors' published readings
 
 
-def _overall(model: str, rule: str = DESCRIPTION.name) -> dict[tuple[str, str], dict]:
+def overall(model: str, rule: str = DESCRIPTION.name) -> dict[tuple[str, str], dict]:
     rows = about(model, "layer_success")["overall"]
     return {(row["component"], row["method"]): row for row in rows if row["judged by"] == rule}
 
@@ -135,7 +91,7 @@ def _counts(rule: str) -> str:
     ]
     rows = []
     for model in (*CATALOGUE, PAPERS_MODEL):
-        found, cells = _overall(model, rule), []
+        found, cells = overall(model, rule), []
         for row in (found.get(column) for column in columns):
             if row is None:
                 cells.append("")
@@ -367,7 +323,7 @@ def blind() -> str:
 @number
 def witnesses() -> str:
     """Lay out what each criterion gives where all are known: the vectors of which what costs more was asked."""
-    from ..judging.more_evidence import MORE_EVIDENCE
+    from ...judging.more_evidence import MORE_EVIDENCE
 
     rows, names = [], [*WITNESSES, BEST]
     for model in CATALOGUE:
@@ -508,370 +464,3 @@ def reference() -> str:
         f"{per_layer(amplified)} of {amplified['prompts'].max()} prompts for {layers}, amplified, and "
         f"{per_layer(plain)} plain."
     )
-
-
-# The paper, item by item
-
-
-@number
-def items() -> str:
-    """Lay out each item of the paper: our number on the lead model, the paper's, and where it is."""
-    rows = [
-        [what, ours, papers, f"[`{where}`](data/{LEAD}/notebooks/{where}.ipynb)"]
-        for item in (_figure_1, _figure_2, _figure_3, _before_context, _single, _every_component, _elsewhere, _stability)
-        for what, ours, papers, where in item()
-    ]
-    return rows_of(["in the paper", "here", "the paper's", "where"], rows)
-
-
-def _figure_1() -> list[tuple[str, str, str, str]]:
-    found = about(LEAD, "story_found")
-    story, best, over_all = found["story"], found["best"], found["over all"]
-
-    def told(one: dict) -> str:
-        return f"layer {one['layer']}, α = {one['amplifier']:g} reads “{one['steps']['amplified']['reading']}”"
-
-    chance = over_all["null"] * over_all["prompts"]
-    holds = "holds" if story["holds"] else "does not hold"
-    over = f"holds for {over_all['holds']} of {over_all['prompts']}, by chance {chance:.1f}"
-    return [
-        (f"Figure 1, “{story['token'].strip()}”", f"{holds}: {told(story)}", "holds", "story"),
-        ("Figure 1, over all prompts", f"{over}; clearest: “{best['prompt']}”, {told(best)}", "–", "story"),
-    ]
-
-
-def _figure_2() -> list[tuple[str, str, str, str]]:
-    layer = about(LEAD, "guidance_found")["layer"]
-    found = table_of(LEAD, "guidance_found")
-    forms = found[found["layer"] == layer].set_index("component")
-    scaled, guided = forms.loc["mlp_output"], forms.loc["guidance"]
-    ours = (
-        f"layer {layer}: α · MLP output closest at {scaled['best']:g}, “{scaled['reading'].strip()}”; w at "
-        f"{guided['best']:g}, “{guided['reading'].strip()}”"
-    )
-    return [("Figure 2, §3.5, guidance", ours, "α = 9 “Rock band”, 12 “Band from California”", "guidance")]
-
-
-def _figure_3() -> list[tuple[str, str, str, str]]:
-    items = []
-    for rule in RULES.values():
-        for method, what in ((AMPLIFIED, "amplified"), (BLIND, "one chosen blind")):
-            ours, theirs = (_figure_3_cell(_overall(model, rule.name), method) for model in (LEAD, PAPERS_MODEL))
-            items.append((f"Figure 3, {what} (plain), {rule.label}", ours, theirs, "layer_success_plots"))
-    return items
-
-
-def _figure_3_cell(found: dict, method: Method) -> str:
-    chosen, plain = (found["mlp_output", one.name] for one in (method, PLAIN))
-    return (
-        f"{chosen['interpreted']} of {chosen['pairs']}, by chance {chosen['null_mean']:.1f} "
-        f"({plain['interpreted']}, by chance {plain['null_mean']:.1f})"
-    )
-
-
-def _before_context() -> list[tuple[str, str, str, str]]:
-    earlier = about(LEAD, "before_context_found")["earlier"]
-    items = []
-    for component, where in (("mlp_output", "Tables 1–2"), ("hidden_state", "Table 3, §4.2")):
-        found = earlier[component][AMPLIFIED.name]
-        legible, layers, n = found["legible"], found["layers"]["any"], found["n"]
-        nulls = "; ".join(f"{legible[null]['null'] * n:.1f} by {NULLS[null]}" for null in NULLS)
-        ours = (
-            f"{legible['any']['rate'] * n:.0f} of {n} prompts (by chance {nulls}), {layers['rate']:.1f} layers earlier on "
-            f"average (by chance {layers['null']:.1f})"
-        )
-        items.append((f"{where}, legible in {plural(component)} before ℓ_c", ours, "three examples", "before_context"))
-    return items
-
-
-def _leading(name: str, **options) -> pd.DataFrame:
-    """Read the rows of one of the lead model's tables that are judged by the descriptions."""
-    found = table_of(LEAD, name, **options)
-    return found[found["judged by"] == DESCRIPTION.name]
-
-
-def _single() -> list[tuple[str, str, str, str]]:
-    found = _leading("amplification_or_tries_found")
-    rows = found[(found["vector"] == "vectors") & (found["component"] == "mlp_output") & (found["amplifier"] != 1)]
-    best = rows.loc[rows["effect"].idxmax()]
-    ours = f"{best['amplifier']:g}: {with_interval(best)} above chance"
-    return [("§4.1, the best single α", ours, "by hand", "amplification_or_tries")]
-
-
-def _every_component() -> list[tuple[str, str, str, str]]:
-    effects = _leading("every_component_found", dtype={"target": str})
-    effects = effects[effects["method"] == AMPLIFIED.name].set_index(["component", "target"])
-    attention, summed = effects.loc["attention_output", "same"], effects.loc["mlp_sum[1-7]", "0"]
-    ours = f"{with_interval(attention)}; {with_interval(summed)} above chance"
-    return [("§6, attention outputs; MLP outputs 1–7 added up", ours, "proposed", "every_component")]
-
-
-def _elsewhere() -> list[tuple[str, str, str, str]]:
-    found = _leading("elsewhere_found")
-    found = found[(found["method"] == AMPLIFIED.name) & (found["category"] == "all")].set_index("component")
-    parts = [with_interval(within_category(found.loc[component].to_dict())) for component in ("mlp_output", "hidden_state")]
-    what = f"{found['prompts'].max()} other entities, MLP outputs; hidden states"
-    return [(what, f"{'; '.join(parts)} above chance of their category", "–", "elsewhere")]
-
-
-def _stability() -> list[tuple[str, str, str, str]]:
-    runs = _leading("stability_found")
-    runs = runs[(runs["method"] == AMPLIFIED.name) & (runs["component"] == "mlp_output")]
-    targets, seeds = (in_words(runs[column].nunique()) for column in ("target prompt", "seed"))
-    what = f"{targets.capitalize()} target prompts × {seeds} seeds, MLP outputs"
-    ours = f"{100 * runs['effect'].min():.1f} to {100 * runs['effect'].max():.1f} % above chance"
-    return [(what, ours, "–", "stability")]
-
-
-# What was measured
-
-
-@number
-def long() -> str:
-    """Say what a long run costs beside the reading itself."""
-    table = measured("long").set_index("what")
-    value, ratio = table["value"], table["× plain"]
-    driver = f"{round(value['driver'], -3):,.0f} rows per second"
-    return (
-        f"the ledger costs nothing that can be seen ({ratio['ledger']:.2f} × the plain sweep's speed), one worker gives "
-        f"{ratio['1 worker']:.2f} × and two with a core each {ratio['2 workers']:.2f} ×. The driver alone takes {driver} "
-        f"from its workers to the disk, as many as {value['driver'] / value['1 worker']:,.0f} such workers read, and "
-        f"lays out 10⁶ rows in {value['seconds to lay out 10^6 rows']:.0f} s; the judge scores 10⁶ different texts in "
-        f"{value['seconds to score 10^6 texts'] / 60:.0f} minutes."
-    )
-
-
-@number
-def scale() -> str:
-    """Lay out what many rows need, at the measured speed of one worker with two cores: on paper."""
-    value, rows = measured("long").set_index("what")["value"], []
-    chunk = int(re.search(r"^CHUNK = (\d+)", (ROOT / "helpers/runs/cluster.py").read_text(encoding="utf-8"), re.M)[1])
-    for power, workers in ((6, 1), (6, 16), (9, 100), (9, 900)):
-        speed = workers * value["1 worker"]
-        rows.append([
-            {6: "10⁶", 9: "10⁹"}[power],
-            str(workers),
-            f"{10**power / speed / 3600:,.1f}",
-            f"{10**power * value['bytes a row on the disk'] / 1e9:.2g} GB",
-            f"{workers / chunk:.1f}",
-            f"{speed * value['bytes a row in a message'] / 1e6:.2f} MB",
-        ])  # fmt: skip
-    return rows_of(["rows", "workers", "hours", "ledger", "tasks per second", "to the driver per second"], rows)
-
-
-@number
-def speed() -> str:
-    """Say how fast the engine is, beside other ways."""
-    from ..engine.compile import FROM_ROWS
-
-    table = measured("speed").set_index(["way", "dtype"])
-
-    def both(way: str, column: str, form: str) -> str:
-        """Give the float32 and the bfloat16 number."""
-        return " and ".join(format(table.loc[(way, dtype), column], form) for dtype in ("float32", "bfloat16"))
-
-    faster, per_second, same = "engine is faster by", "rows per second", "same texts as plain float32"
-    engine, uncompiled = "this engine", "this engine, not compiled"
-    texts = table.loc[(engine, "bfloat16"), same]
-    plain = table.loc[("plain, one by one", "bfloat16"), same].split(" of ")[0]
-    return (
-        f"On two CPU cores the engine reads {table.loc[(engine, 'float32'), per_second]:.0f} vectors per second in "
-        f"float32 and {table.loc[(engine, 'bfloat16'), per_second]:.0f} in bfloat16: {both('plain, one by one', faster, '.0f')} "
-        f"times as many as the plain way and {both('nnsight', faster, '.1f')} times as many as nnsight's best batch. A row "
-        f"takes {both(engine, 'times the matrix products', '.1f')} times the bare matrix products of its new tokens. That is "
-        f"a long plan, whose blocks are compiled first; a plan of fewer than {FROM_ROWS:,} rows doesn't wait for a compiler "
-        f"and reads {both(uncompiled, per_second, '.0f')} per second. In bfloat16 rounding decides between close words: "
-        f"{texts} texts were the plain float32 way's, {table.loc[('batched generate', 'bfloat16'), same]} were for "
-        f"transformers' own batches, and {plain} for the plain way in bfloat16; {texts.split(' of ')[1]} texts can't tell "
-        f"these apart."
-    )
-
-
-@number
-def teacher() -> str:
-    """Say how fast given texts are scored."""
-    table = measured("teacher").set_index("way")["times reading"]
-    lengths = (1, 2, 3, 5, 10)
-    times = listed([f"{table[f'scoring texts of {length} tokens']:.1f}" for length in lengths])
-    return f"texts of {listed([str(length) for length in lengths])} tokens at {times} times the rows per second of reading"
-
-
-@number
-def proof() -> str:
-    """Say what the proof at load costs."""
-    table = measured("load")
-    seconds, share = table["proof, seconds"], table["proof, share of load"]
-    return (
-        f"{seconds.min():.2f} to {seconds.max():.1g} s on the catalogue's models, {100 * share.min():.0f} to "
-        f"{100 * share.max():.0f} % of loading them"
-    )
-
-
-@number
-def given() -> str:
-    """Say how fast rows of a file are read."""
-    table = measured("given").set_index("way")
-    sweep, file, large = (table.loc[way] for way in ("a sweep", "a file", "a large file, small model"))
-    ratio = file["rows per second"] / sweep["rows per second"]
-    return (
-        f"On one CPU core, {file['rows']:,.0f} rows of a file were read at {ratio:.2f} times the speed of as many rows of a "
-        f"sweep, in turns. {large['rows']:,.0f} of 110,000 rows of a large file, looked up and read by a small model, took "
-        f"{large['MB more']:.0f} MB more memory than 64 of them ([numbers](benchmarks/results/given.csv))."
-    )
-
-
-@number
-def logit_lens() -> str:
-    """Say what the logit lens costs beside a sweep."""
-    table = measured("lens").set_index("of")
-    lens = table.loc["logit lens"]
-    return (
-        f"Beside a sweep of {lens['rows']:g} rows of SmolLM2 it took {100 * lens['share of the sweep']:.1f} % of the sweep's time "
-        "([numbers](benchmarks/results/lens.csv))."
-    )
-
-
-@number
-def app() -> str:
-    """Say how fast the page is."""
-    table = measured("app").set_index("what")
-    first, whole, weighed = (
-        table.loc[f"page, {which}"] for which in ("first readings", "all readings", "all readings with their confidence")
-    )
-    return (
-        f"On two CPU cores, browser included, the {whole['rows']:g} readings of the picture begin to appear after "
-        f"{first['seconds']:.1f} s and are there after {whole['seconds']:.1f} s, {whole['times the sweep']:.1f} times as long "
-        f"as a sweep of the same plan; their confidence is there after {weighed['seconds']:.1f} s "
-        f"([numbers](benchmarks/results/app.csv))."
-    )
-
-
-@number
-def neighbor() -> str:
-    """Say what waiting threads cost, alone and beside other work."""
-    table = measured("neighbor").set_index("way")
-    ours, usual, one = (table.loc[way] for way in ("spin 100,000", "torch's default", "one thread"))
-    alone, fair = "alone, x the default alone", "beside it, x a fair share"
-    return (
-        f"A sweep of 32 rows took, alone, {ours[alone]:.2f} times as long as with torch's default, and with one thread "
-        f"{one[alone]:.2f} times; beside two busy processes on two cores {ours[fair]:.2f} times a fair share, which is twice the "
-        f"time alone (torch's default {usual[fair]:.2f}, one thread {one[fair]:.2f}; AMD EPYC, two rounds; "
-        "[numbers](benchmarks/results/neighbor.csv))."
-    )
-
-
-@number
-def stop_at_item() -> str:
-    """Say what ending a reading with its first list item saves."""
-    from ..engine.writing import LEAVE
-
-    table = measured("items")
-    table = table[table["rows leave when so many still write"] == LEAVE]
-    told = "; ".join(
-        f"of {line['new tokens']} tokens {line['x the time of whole readings']:.2f} ({line['least']:.2f} to {line['most']:.2f})"
-        for _, line in table.iterrows()
-    )
-    rows = table["rows"].iloc[0]
-    return (
-        f"Beside whole readings of the same {rows} vectors it took this share of the processor time, the least and the most of "
-        f"three rounds in brackets: {told} ([numbers](benchmarks/results/items.csv))."
-    )
-
-
-@number
-def visitors() -> str:
-    """Say what many visitors at once wait for, and what a server holds."""
-    folder = ROOT / "benchmarks" / "results"
-    many, memory = (
-        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("visitors", "memory_of_requests")
-    )
-    return (
-        f"{many['visitors']} visitors who ask for four readings and their confidence at the same moment, and again when they have "
-        f"them, for {many['seconds']} s, on {many['cores']} cores: {many['requests']} requests, half of them answered within "
-        f"{many['seconds, median']:.0f} s, the last after {many['seconds, longest']:.0f} s; {in_words(many['wrong'])} answer was wrong or "
-        f"another's, and the server held {many['MiB at the start']:,.0f} MiB at the start and {many['MiB at the end']:,.0f} at the end "
-        f"([numbers](benchmarks/results/visitors.csv)). Over {memory['rows']} requests one after another, one of them of 19,900 "
-        f"letters, a server held {memory['MiB after the first request']:,.0f} MiB after the first, {memory['MiB at the end']:,.0f} after the "
-        f"last, and {memory['MiB at most']:,.0f} at most ([numbers](benchmarks/results/memory_of_requests.csv))."
-    )
-
-
-# Tasks whose answers are known
-
-
-def _bench(name: str, shown: Callable[[pd.Series], str]) -> str:
-    """Lay out a benchmark: a row per model and task, a column per method and how its source layers count.
-
-    Args:
-        shown: task's first line -> what stands in a last column; none if it is empty everywhere.
-    """
-    models = [model for model in CATALOGUE if (ROOT / "data" / model / f"bench_{name}.csv").is_file()]
-    if not models:
-        return "Not measured yet."
-    header: dict[tuple[str, str], str] = {}
-    lines, last = [], []
-    for model in models:
-        table, asked = table_of(model, f"bench_{name}"), about(model, f"bench_{name}")["asked"]
-        for task, of_task in table.groupby("task", sort=False):
-            first, at = of_task.iloc[0], of_task.set_index(["method", "layer"])
-            told = asked[task]
-            itself = f"; answers {told['answered']} of {told['asked']}" if told["asked"] else ""
-            cells = {key: _beside_chance(at.loc[key]) for key in at.index if key[1] == _scope_of(key[0])}
-            header |= {key: SCOPE[key[1]].format(key[0]) for key in cells}
-            lines.append((f"{model}, {task}: {first['rows']} rows of {first['units']}{itself}", cells))
-            last.append(shown(first))
-    rows = [[name, *(cells.get(key, "–") for key in header)] for name, cells in lines]
-    names = ["", *header.values()]
-    if any(last):
-        names, rows = [*names, "published: text only; Patchscopes"], [[*row, one or "–"] for row, one in zip(rows, last, strict=True)]
-    return rows_of(names, rows)
-
-
-def _scope_of(method: str) -> str:
-    """Return how a method's source layers count in a page's table: as few tries as can be, or as many."""
-    if method in (TEXT_ONLY, CONTINUATION):
-        return NO_LAYER
-    return MEAN if "into" in method else ANY
-
-
-SCOPE = {NO_LAYER: "{}", MEAN: "{}: mean of layers", ANY: "{}: any layer"}
-
-
-def _beside_chance(line: pd.Series) -> str:
-    """Write a rate in percent with chance in brackets; bold if its distance to chance is surely above zero."""
-    told = f"{100 * line['rate']:.0f} ({100 * line['null']:z.0f})"
-    return f"**{told}**" if line["low"] > 0 else told
-
-
-def _of_bench(name: str) -> str:
-    """Say, per model, in how many tasks a vector says more than text only, what is no result, and what is left out."""
-    header, rows, said = [], [], []
-    for model in CATALOGUE:
-        if (ROOT / "data" / model / f"bench_{name}.json").is_file():
-            found = about(model, f"bench_{name}")
-            gains = pd.DataFrame(found["against text only"])
-            of_method = dict(list(gains[gains["layer"] == ANY].groupby("method", sort=False)))
-            header = list(of_method)
-            rows.append([model, *map(_more_and_less, of_method.values())])
-            said += [f"{model}: {sentence}" for sentence in found["verdict"] if "no result" in sentence]
-            left_out = "; ".join(why.replace(": left out; ", ", ") for why in found["refused"])
-            said += [f"{model}: left out are {left_out}."] * bool(left_out)
-    if not rows:
-        return "Not measured yet."
-    return "\n\n".join([rows_of(["tasks: vector more, can't be told, text only more", *header], rows), *said])
-
-
-def _more_and_less(gains: pd.DataFrame) -> str:
-    """Write in how many tasks a vector surely says more than the text, in how many it can't be told, in how many less."""
-    more, less = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum())
-    return f"{more}, {len(gains) - more - less}, {less}"
-
-
-def _published(line: pd.Series) -> str:
-    """Write the published rates of a line's task: text only; Patchscopes."""
-    both = PUBLISHED.get(line["task"])
-    return f"{100 * both[0]:.0f}; {100 * both[1]:.0f}" if both else ""
-
-
-for _name, _shown in {"patchscopes": _published, "lens": lambda line: "", "workspace": lambda line: ""}.items():
-    NUMBERS |= {f"bench_{_name}": partial(_bench, _name, _shown), f"bench_{_name}_said": partial(_of_bench, _name)}
