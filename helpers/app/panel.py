@@ -1,6 +1,6 @@
 """The results of a request, or of two with different settings, on the page: status, readings, map, what can be kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -117,8 +117,10 @@ class Panel:
         drawn, mapped = [self.heading, self.table, self.ladder], [self.map, self.rest]
         last = {"trigger_mode": "always_last"} | QUIET
         kept = [component for files in self.files for component in files.all]
-        self.pulse.change(self.draw, looks, [*drawn, *mapped, *kept, *self.statuses], **last)
-        gr.on([self.position.input, self.choice.input, self.show.input], self.draw_table, looks, drawn, **last)
+        # One event draws the table, whatever asks for it: of two, what was asked first could arrive last.
+        asks = [self.pulse.change, self.position.input, self.choice.input, self.show.input]
+        gr.on(asks, self.draw_table, looks, drawn, **last)
+        self.pulse.change(self.draw_rest, [*jobs, self.choice], [*mapped, *kept, *self.statuses], **last)
         self.choice.input(
             lambda choice: gr.update(visible=choice != BLIND.adjective), self.choice, self.show, queue=False, **QUIET
         )
@@ -155,20 +157,18 @@ class Panel:
         """Return the requests that are shown, as far as they are kept."""
         return [job for job in (self.desk.find(id), self.desk.find(beside)) if job]
 
-    def draw(
-        self, id: str, beside: str, position: int | None, choice: str, show: str, cell: str, side: str
-    ) -> Iterator[dict]:
-        """Draw the table so far; when the requests are over, then the map, and the files, which take longer."""
-        yield self.draw_table(id, beside, position, choice, show, cell, side)
+    def draw_rest(self, id: str, beside: str, choice: str) -> dict:
+        """Draw, when the requests are over, the map, and offer the files: what takes longer than the table."""
         jobs = self._find(id, beside)
-        if jobs and all(job.is_over for job in jobs):
-            drawn = self.draw_map(id, beside, choice)
-            for job, files, status in zip(jobs, self.files, self.statuses, strict=False):
-                try:
-                    drawn |= files.offer(job)
-                except OSError as error:  # such as a full disk; what was read is still shown
-                    drawn[status] = view.error(f"The files can't be written: {error.strerror}.", job)
-            yield drawn
+        if not jobs or not all(job.is_over for job in jobs):
+            return {self.map: gr.skip()}
+        drawn = self.draw_map(id, beside, choice)
+        for job, offered, status in zip(jobs, self.files, self.statuses, strict=False):
+            try:
+                drawn |= offered.offer(job)
+            except OSError as error:  # such as a full disk; what was read is still shown
+                drawn[status] = view.error(f"The files can't be written: {error.strerror}.", job)
+        return drawn
 
     def draw_table(
         self, id: str, beside: str, position: int | None, choice: str, show: str, cell: str, side: str

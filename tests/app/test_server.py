@@ -375,13 +375,15 @@ def test_a_wrong_setting_stops_nothing(server, held):
 def test_chips_of_another_prompt_are_not_read(server):
     inputs = server._page.inputs
     values = ["Kill Bill", server.desk.model, [3, 5], ["mlp_output"], " 1 ", "same", "1", "", 5, 0.3]
-    assert inputs.read([*values, (server.desk.model, PROMPT, []), ""]).tokens == (-1,)
-    settings = inputs.read([*values, (server.desk.model, "Kill Bill", []), ""])
+    assert inputs.read([*values, json.dumps([server.desk.model, PROMPT, []]), ""]).tokens == (-1,)
+    settings = inputs.read([*values, json.dumps([server.desk.model, "Kill Bill", []]), ""])
     assert (settings.tokens, settings.layers) == ((3, 5), "1")
     filled = inputs.fill(settings)
     assert [filled[inputs.fields[name]] for name in ("prompt", "max_new_tokens")] == ["Kill Bill", 5]
+    for odd in ("", "5", "[1]", "nothing", None):
+        assert inputs.read([*values, odd, ""]).tokens == (-1,)
     with pytest.raises(InputError, match=r"tokens=\[\]: choose at least one token"):
-        inputs.read([*values[:2], None, *values[3:], (server.desk.model, "Kill Bill", []), ""])
+        inputs.read([*values[:2], None, *values[3:], json.dumps([server.desk.model, "Kill Bill", []]), ""])
 
 
 # Start and stop
