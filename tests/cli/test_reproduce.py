@@ -182,9 +182,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-u", "-m", "helpers.cli", *arguments]
 
 
-def started(tmp_path: Path, *settings: str) -> tuple[list[str], subprocess.Popen]:
+def started(tmp_path: Path, *settings: str, batch_size: int = 16) -> tuple[list[str], subprocess.Popen]:
     """Start a command in another process, and return when it has begun to read."""
-    arguments = ["--only", "mlp_output_evaluation", f"out_dir={tmp_path}", "batch_size=16", "num_prompts=5", *settings]
+    arguments = ["--only", "mlp_output_evaluation", f"out_dir={tmp_path}", f"batch_size={batch_size}", "num_prompts=5", *settings]
     env = os.environ | {"TQDM_MININTERVAL": "0"}
     run = subprocess.Popen(
         command(*arguments), cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
@@ -212,7 +212,7 @@ def test_a_stopped_command_changes_nothing_and_continues(tmp_path, capfd):
 
     other = [*arguments, "layers=2"]
     assert main(other) == 2 and "layers (" in capfd.readouterr().err
-    _, run = started(tmp_path, "layers=2", "--new", "batch_size=2")
+    _, run = started(tmp_path, "layers=2", "--new", batch_size=2)
     again = subprocess.run(command(*other), cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 2 and f"is in use by process {run.pid} on" in again.stderr
     run.send_signal(signal.SIGTERM)
