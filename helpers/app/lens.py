@@ -1,16 +1,16 @@
 """What cheap lenses say of a request's vectors, beside their readings: logit lens, and Jacobian lens where one was fitted."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 
 from .. import InputError
 from ..engine.activations import Activations
-from ..lenses.jacobian import load_lens
+from ..lenses.jacobian import fitted_lens
 from ..lenses.logit import vocabulary
 from ..models.load import LanguageModel
-from ..words.lenses import lens_file
 
 TOKENS = 5  # of each list
 PART = 96  # vectors between two looks at whether to stop
@@ -39,12 +39,8 @@ class Lenses:
 
     def __init__(self, lm: LanguageModel):
         self._lm, self.jacobian = lm, None
-        file = lens_file(lm.name, **lm.source.options.changed)
-        if file.is_file():
-            try:
-                self.jacobian = load_lens(file, lm)
-            except InputError:  # the logit lens needs no file
-                pass
+        with suppress(InputError):  # the logit lens needs no file
+            self.jacobian = fitted_lens(lm)
 
     def of(self, places: Sequence[tuple[str, int, int]], activations: Activations) -> dict[tuple[str, int, int], Told]:
         """Return what the lenses say of vectors of a prompt.

@@ -14,7 +14,6 @@ from ..engine.plain import in_plain_text
 from ..judging.criteria import choose, criteria_of
 from ..runs.plain import plain_texts
 from ..words.grammar import parse_layers
-from ..words.lenses import lens_file
 from ..words.plans import Plan, make_plan
 from . import tables
 from .settings import USABLE, BenchSettings
@@ -158,18 +157,15 @@ def jacobian_of(readings: Readings, layers: Sequence[int]) -> Lens | None:
     """Return the model's Jacobian lens: the one that is named, or the one that was fitted, if one was.
 
     Raises:
-        InputError: as `load_lens`; or it doesn't have all of the layers.
+        InputError: as `fitted_lens`; or it doesn't have all of the layers.
     """
     import torch
 
-    from ..lenses.jacobian import load_lens
+    from ..lenses.jacobian import fitted_lens
 
-    settings = readings.settings
-    file = lens_file(settings.model, settings.jacobian, **settings.source_options.changed)
-    if not (settings.jacobian or file.is_file()):
-        return None
-    lens = load_lens(file, lm := readings.lm)
-    lens.carried(torch.zeros(len(layers), lm.width), layers, lm.num_layers - 1)
+    lm = readings.lm
+    if lens := fitted_lens(lm, readings.settings.jacobian):
+        lens.carried(torch.zeros(len(layers), lm.width), layers, lm.num_layers - 1)  # has it all layers?
     return lens
 
 

@@ -173,15 +173,8 @@ def fit_map(
             raise InputError(name, site.component, "expected a component that is captured")
     fitted = [References(lm, prompts).vectors(site).double() for lm, site in ((source, source_site), (target, target_site))]
     tried = [References(lm, held_out).vectors(site).double() for lm, site in ((source, source_site), (target, target_site))]
-    (x, y), (x_mean, y_mean) = fitted, [vectors.mean(0) for vectors in fitted]
-    x, y = x - x_mean, y - y_mean
-    size = float(x.square().mean() * len(x))
-    if ridge is None:
-        ridge = _best_ridge(x, y, size)
-    if ridge:  # rows that pull the matrix towards 0
-        pull = (ridge * size) ** 0.5 * torch.eye(x.shape[1], dtype=x.dtype)
-        x, y = torch.cat([x, pull]), torch.cat([y, y.new_zeros(len(pull), y.shape[1])])
-    matrix = torch.linalg.lstsq(x, y, driver="gelsd").solution
+    x_mean, y_mean = (vectors.mean(0) for vectors in fitted)
+    ridge, matrix = _fitted(fitted[0] - x_mean, fitted[1] - y_mean, ridge)
     mapped, true = (tried[0] - x_mean) @ matrix, tried[1] - y_mean
     cosines = torch.nn.functional.cosine_similarity(mapped[:, None], true[None], dim=-1)
     own, others = cosines.diagonal().mean(), cosines[~torch.eye(len(cosines), dtype=torch.bool)].mean()
@@ -194,13 +187,16 @@ def fit_map(
     return AffineMap(matrix.float(), (y_mean - x_mean @ matrix).float(), about)
 
 
-def _best_ridge(x: Tensor, y: Tensor, size: float) -> float:
-    """Return which of RIDGES predicts each row of y best from a map fitted on the other rows.
+def _fitted(x: Tensor, y: Tensor, ridge: float | None) -> tuple[float, Tensor]:
+    """Return the ridge, and the matrix that takes rows of x to those of y; both are centred.
 
     Args:
-        size: what a ridge is multiplied by.
+        ridge: beside the mean square of x; see `fit_map`.
     """
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import LinearRegression, Ridge, RidgeCV
 
-    fitted = RidgeCV([ridge * size for ridge in RIDGES]).fit(x.numpy(), y.numpy())
-    return min(RIDGES, key=lambda ridge: abs(ridge * size - fitted.alpha_))
+    size = float(x.square().mean() * len(x))
+    alphas = [one * size for one in RIDGES]
+    model = RidgeCV(alphas) if ridge is None else Ridge(ridge * size) if ridge else LinearRegression()
+    model.fit(x.numpy(), y.numpy())
+    return RIDGES[alphas.index(model.alpha_)] if ridge is None else ridge, torch.tensor(model.coef_.T)

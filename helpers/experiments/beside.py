@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import InputError
 from ..words.components import title
-from ..words.lenses import lens_file
 from ..words.methods import CHOSEN_BLIND
 from ..words.prompts import OUR_PROMPTS
 from ..words.settings import THRESHOLD, Cosine, FilePath, FilePaths, Positive, ReadSettings, TargetText, setting
@@ -85,7 +84,7 @@ def gather(readings: Readings) -> pd.DataFrame:
 
     from ..engine.activations import CapturedPrompts
     from ..engine.plain import in_plain_text
-    from ..lenses.jacobian import load_lens
+    from ..lenses.jacobian import fitted_lens
     from ..lenses.logit import ranks, vocabulary
     from ..lenses.neighbours import Bank, read_bank
     from ..runs.plain import plain_texts
@@ -106,8 +105,8 @@ def gather(readings: Readings) -> pd.DataFrame:
         raise InputError("target_prompt", settings.target_prompt, f"the readings are of {', '.join(sorted(others))}, not of {target.name}")
     asked = in_plain_text(readings.card, prompts, target)
     texts = [*read_bank(settings.bank), *(descriptions.values() if not settings.bank else ())]
-    lm, file = readings.lm, lens_file(settings.model, settings.lens, **settings.source_options.changed)
-    lens = load_lens(file, lm) if settings.lens or file.is_file() else None
+    lm = readings.lm
+    lens = fitted_lens(lm, settings.lens)
     sites = [Site(*site) for site in rows[["component", "layer"]].drop_duplicates().itertuples(index=False)]
     bank, sources = Bank(lm, texts, sites), CapturedPrompts(lm, prompts)
     position = dict(zip(rows["source prompt"], rows["position"].astype(int), strict=True))

@@ -19,6 +19,7 @@ from .. import InputError
 from ..engine.hooks import trace
 from ..models.load import LanguageModel
 from ..words.files import in_repository, write_atomically
+from ..words.lenses import lens_file
 
 SKIPPED = 16  # positions at the beginning of a text
 MOST_BYTES = 1 << 30  # of what a pass keeps for its gradients
@@ -127,6 +128,16 @@ def load_lens(path: str | Path, lm: LanguageModel | None = None) -> Lens:
     provenance = dict(told) if isinstance(told, Mapping) else {}
     lens = Lens(dict(sorted(jacobians.items())), int(held.get("n_prompts") or 0), provenance)
     return lens if lm is None else checked(lens, lm, str(path))
+
+
+def fitted_lens(lm: LanguageModel, lens: str = "") -> Lens | None:
+    """Return a model's Jacobian lens: the file that is named, or the one that was fitted; None if none was.
+
+    Raises:
+        InputError: as `load_lens`.
+    """
+    file = lens_file(lm.name, lens, **lm.source.options.changed)
+    return load_lens(file, lm) if lens or file.is_file() else None
 
 
 def checked(lens: Lens, lm: LanguageModel, name: str = "") -> Lens:

@@ -117,7 +117,7 @@ def test_the_ladder_has_what_the_lenses_say(job, tiny, tmp_path, monkeypatch):
     assert all(f"<q>{view.shown(token.strip() or token)}</q>" in shown for token in top(vector))
     made = Lens(jacobians_of(tiny, tiny.token_ids(CHECKED_TEXT)[:40]), 1, {})
     made.save(tmp_path / "lens.pt")
-    monkeypatch.setattr("helpers.app.lens.lens_file", lambda *_, **__: tmp_path / "lens.pt")
+    monkeypatch.setattr("helpers.lenses.jacobian.lens_file", lambda *_, **__: tmp_path / "lens.pt")
     lenses, kept = Lenses(tiny), load_lens(tmp_path / "lens.pt")
     both = lenses.of([tuple(cell)], capture(tiny, PROMPT))
     assert both[tuple(cell)] == Told(top(vector), top(kept.carried(vector, cell.layer, 2)))
