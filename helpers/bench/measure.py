@@ -13,6 +13,7 @@ from .. import InputError
 from ..engine.plain import in_plain_text
 from ..judging.criteria import choose, criteria_of
 from ..runs.plain import plain_texts
+from ..words.files import in_repository
 from ..words.grammar import parse_layers
 from ..words.plans import Plan, make_plan
 from . import tables
@@ -80,6 +81,8 @@ def read_tasks(bench: ModuleType, settings: BenchSettings, card: ModelCard) -> l
     """
     if 1 not in settings.amplifiers:
         raise InputError("amplifiers", list(settings.amplifiers), "expected 1 among them: the plain reading")
+    if settings.jacobian and not in_repository(settings.jacobian).is_file():
+        raise InputError("jacobian", settings.jacobian, "no such file; ./runme.sh lens fit MODEL makes one")
     found = bench.tasks(settings.folder_of(bench.NAME), settings, card)
     for plan in plans_of(found, settings):
         plan.items(card)

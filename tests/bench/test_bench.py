@@ -148,9 +148,10 @@ def test_words_of_several_tokens_and_of_the_prompt_are_left_out(tiny, tmp_path):
 def test_the_lens_names_what_a_plain_lens_names(tiny, tiny_folder, work, monkeypatch, name):
     norm, head = tiny.model.model.norm, tiny.model.lm_head
     carried = torch.randn(tiny.width, tiny.width, generator=torch.Generator().manual_seed(0))
+    (work / "of-this-model.pt").touch()
     fitted = Lens({layer: carried for layer in range(tiny.num_layers - 1)}, 7, {})
     monkeypatch.setattr("helpers.lenses.jacobian.load_lens", lambda *_: fitted)
-    named = ["jacobian=of-this-model.pt"] if name == "Jacobian" else []
+    named = [f"jacobian={work / 'of-this-model.pt'}"] if name == "Jacobian" else []
 
     def plain_lens(prompt):
         with torch.inference_mode():
@@ -257,6 +258,9 @@ def test_refusals_of_items_and_settings(tiny_folder, work, capsys):
                         ({"name": "a", "prompt": "b", "intermediates": []}, "item 1 (a) has no answer")):  # fmt: skip
         write_items(work, "a", [item])
         assert run(f"lens={work}", f"model={tiny_folder}") == 2 and words in capsys.readouterr().err
+    folder = write_items(work / "sets", "mind", [{"name": "a", "prompt": "It is", "intermediates": ["water"]}])
+    assert run(f"lens={folder}", f"model={tiny_folder}", "jacobian=nowhere.pt") == 2
+    assert capsys.readouterr().err.startswith("jacobian='nowhere.pt': no such file")
     assert run() == 2 and "expected a folder for at least one of patchscopes=, lens=, workspace=" in capsys.readouterr().err
     assert run("patchscope=x") == 2 and "did you mean 'patchscopes'?" in capsys.readouterr().err
     folder = write_tsv(work / "tasks", "river", attribute_rows({"Lirra": "Ob"}))
