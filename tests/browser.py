@@ -62,4 +62,5 @@ def wait_until_over(page, panel: str = "a") -> str:
             "document.querySelector('#table-a td') && !document.querySelector('#table-a :is(.empty, .waiting)')",
             timeout=60_000,
         )
+    page.wait_for_timeout(300)  # Gradio loses what it's asked in the moment in which it closes a stream
     return said

@@ -74,7 +74,7 @@ class Page:
             [inputs.problem, inputs.expected, *panel.new, *history], **LONG,
         ).then(inputs.expect, inputs.all_fields, inputs.expected, **QUIET)  # fmt: skip
         gr.on([inputs.go.click, inputs.fields["prompt"].submit], None, js=SHOW_ANSWERS)
-        inputs.stop.click(self.stop_reading, [panel.job_id, panel.beside_id, panel.asked], queue=False, **QUIET)
+        inputs.stop.click(self.stop_reading, [panel.job_id, panel.beside_id, panel.asked], **QUIET)
         arrived = [inputs.problem, *inputs.filled, *beside, *panel.new, panel.choice, panel.show, *history]
         self.blocks.load(self.arrive, None, arrived, **LONG)
         inputs.history.input(self.show_again, history[::-1], [*inputs.filled, *panel.new], **LONG)

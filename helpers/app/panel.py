@@ -20,8 +20,9 @@ from .table import same_position
 
 CLICKS, PLACES = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("clicks.js", "places.js"))
 GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
-QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-LONG = QUIET | {"concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
+# Past Gradio's queue: what is clicked while the stream of its answers closes is lost.
+QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+LONG = QUIET | {"queue": True, "concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
 REFRESH = 0.05  # seconds between two looks at a request
 CHOICE = f"(choice === '{BLIND.adjective}' ? '' : '&choice=' + choice)"  # of a link; the usual one is left out
 ADDRESS = (
@@ -122,7 +123,7 @@ class Panel:
         gr.on(asks, self.draw_table, looks, drawn, **last)
         self.pulse.change(self.draw_rest, [*jobs, self.choice], [*mapped, *kept, *self.statuses], **last)
         self.choice.input(
-            lambda choice: gr.update(visible=choice != BLIND.adjective), self.choice, self.show, queue=False, **QUIET
+            lambda choice: gr.update(visible=choice != BLIND.adjective), self.choice, self.show, **QUIET
         )
         self.map_tab.select(self.draw_map, [*jobs, self.choice], mapped, **QUIET)
         for clickable in (self.table, self.map):

@@ -100,7 +100,7 @@ class VectorTab:
             [self.job_id, self.problem, self.status, self.table, *self.files],
             **LONG,
         )  # fmt: skip
-        self.stop.click(self.stop_reading, self.job_id, queue=False, **QUIET)
+        self.stop.click(self.stop_reading, self.job_id, **QUIET)
 
     def read(self, values: list) -> AskedVectors:
         """Read the inputs.

@@ -19,6 +19,21 @@ from helpers.words.chats import chat
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine; apt-get install chromium")
 PROMPT = "Diana, Princess of Wales"
 LONG = "1:300:0.5"  # amplifiers of a request that takes seconds
+CLOSES_LATE = """(() => {  // a page that isn't told that the stream of its answers is closed while window.late
+  const ask = window.fetch;
+  window.fetch = async (...asked) => {
+    const answer = await ask(...asked);
+    if (!String(asked[0].url ?? asked[0]).includes('/queue/data')) return answer;
+    const late = new TransformStream({async transform(chunk, to) {
+      const said = new TextDecoder().decode(chunk), at = said.indexOf('data: {"msg":"close_stream"');
+      if (!window.late || at < 0) return to.enqueue(chunk);
+      to.enqueue(new TextEncoder().encode(said.slice(0, at)));
+      document.documentElement.dataset.closing = 'yes';
+      await new Promise(() => {});
+    }});
+    return new Response(answer.body.pipeThrough(late), {headers: answer.headers, status: answer.status});
+  };
+})()"""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +56,12 @@ def visit(chromium, server):
     """
     seen, contexts = [], []
 
-    def open_page(query: str = "", width: int = 1280, height: int = 900, **more):
+    def open_page(query: str = "", width: int = 1280, height: int = 900, script: str = "", **more):
         context = chromium.new_context(viewport={"width": width, "height": height}, **more)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)  # a machine may be busy
+        page.add_init_script(script)
         page.on("request", lambda request: seen.append(request.url))
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
         page.on("dialog", lambda dialog: seen.append(f"dialog: {dialog.message}") or dialog.dismiss())
@@ -215,6 +231,20 @@ def test_the_first_table_is_chosen_without_the_prompt_and_the_papers_is_one_clic
     page.locator("#choice-a label", has_text="chosen without the prompt").click()
     page.wait_for_selector("#table-a table.blind")
     assert shown() == blind and len(server.desk._jobs) == before and page.inner_text("#status-a .status").strip() == said
+
+
+def test_what_is_clicked_while_the_stream_of_answers_closes_is_not_lost(visit):
+    page = visit(script=CLOSES_LATE)
+    page.evaluate("window.late = true")
+    ask(page, layers="0-1", amplifiers="1, 2")
+    page.wait_for_selector("html[data-closing=yes]")
+    by_similarity(page)
+    page.locator("#table-a td.amplified button").first.click()
+    page.wait_for_selector("#ladder-a .ladder")
+    page.get_by_role("tab", name="Map").click()
+    page.wait_for_selector("#map-a section")
+    page.locator("#prompt textarea, #prompt input").fill("Wales")
+    page.wait_for_function("document.querySelectorAll('#tokens label').length < 5")
 
 
 @pytest.mark.slow
