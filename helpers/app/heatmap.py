@@ -12,7 +12,7 @@ from ..words.methods import BLIND, CHOICES
 from .cells import Best, Cell, Try, blind_of, cells_of
 from .jobs import Job
 from .parts import FULL_COLOUR, SIDES, score, shade, shown, symbol, which, worth
-from .table import blind_meanings, counts
+from .table import blind_meanings, counts, places_fitted
 
 MOST_COLUMNS = 64  # tokens of a map
 MOST_WITH_WORDS = 12  # tokens beside which the squares are wide enough for words
@@ -143,10 +143,9 @@ def _columns(job: Job) -> list[int]:
 def _legend(job: Job, is_blind: bool) -> str:
     """Say what the colours show: what the table shows, too."""
     if is_blind:
-        fitted = job.calibration.fitted if job.calibration else {}
-        components = {item.component for item in job.items}
-        meanings = ["probability that the reading describes its vector"] * bool(components & set(fitted))
-        meanings += ["mean rank among the vector's readings"] * bool(components - set(fitted))
+        places = set().union(*places_fitted(job).values())
+        meanings = ["probability that the reading describes its vector"] * any(places)
+        meanings += ["mean rank among the vector's readings"] * ("" in places)
         said = " or, where nothing was fitted, ".join(meanings)
         parts = [f'<span>0 <i class="swatch"></i> 1 {said}; of the reading chosen without the prompt</span>', *blind_meanings(job)]
     else:

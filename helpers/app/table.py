@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ..judging.chance import band
 from ..judging.confidence import BELIEVED
 from ..runs.evidence import NOTHING, SURE, UNCALIBRATED
-from ..words.components import COMPONENTS, EVALUATED, into, plural
+from ..words.components import COMPONENTS, into, plural
 from ..words.methods import BLIND, CHOICES, PLAIN, Method
 from .cells import (
     Best,
@@ -212,10 +212,9 @@ def _how_chosen(job: Job) -> str:
         return f"For now, of each vector the one that began most surely: {why}"
     if readings_per_vector(job) == 1:
         return "One of each vector: with a single amplifier there is nothing to choose among."
-    fitted = job.calibration.fitted if job.calibration else {}
-    asked = _components(job)
+    places = places_fitted(job)
     ways = [
-        (by, [plural(name) for name in asked if (name in fitted) == is_fitted])
+        (by, [plural(name) for name in _components(job) if all(places[name]) == is_fitted])
         for by, is_fitted in (("the most likely right", True), ("the best mean rank", False))
     ]
     by = [(way, names) for way, names in ways if names]
@@ -274,18 +273,25 @@ def _blind_legend(job: Job) -> str:
     return f'<p class="legend">{"".join(parts)}</p>'
 
 
+def places_fitted(job: Job) -> dict[str, set[str]]:
+    """Return, of each component of a request, the places of the fit that its vectors are put into; "" for none."""
+    places = {}
+    for component, *layers in {(item.component, item.layer, item.target_layer): None for item in job.items}:
+        places.setdefault(component, set()).add(job.calibration.place(component, *layers) if job.calibration else "")
+    return places
+
+
 def blind_meanings(job: Job) -> list[str]:
     """Say what a probability means, and a rank, as far as a request has them."""
-    parts = []
-    if job.calibration:
-        about, fitted = job.calibration.about, " and ".join(
-            f"{plural(name)} {into(str(EVALUATED[name]))}" if name in EVALUATED else plural(name) for name in job.calibration.fitted
-        )
+    parts, places = [], [place for some in places_fitted(job).values() for place in some]
+    if any(places):
+        fitted = (place.split(" into ") for place in dict.fromkeys(places) if place)
+        said = " and ".join(f"{plural(component)} {into(target)}" for component, target in fitted)
         parts.append(
-            f"<span><b>71 %</b> the probability that the reading describes its vector, fitted on {about['entities']} "
-            f"entities, on {fitted}; below {percent(BELIEVED)}: no reading to believe</span>"
+            "<span><b>71 %</b> the probability that the reading describes its vector, fitted on "
+            f"{job.calibration.about['entities']} entities, on {said}; below {percent(BELIEVED)}: no reading to believe</span>"
         )
-    if job.weighed and len(job.calibration.fitted if job.calibration else ()) < len(_components(job)):
+    if job.weighed and not all(places):
         parts.append(
             "<span><b>uncalibrated</b> nothing was fitted for it; rank: the mean rank among the vector's readings, by how "
             "sure the model was, how much surer than without the vector, and how like the vector it is read back in; 1 is "

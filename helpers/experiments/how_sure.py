@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import InputError
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
-from ..words.components import title
+from ..words.components import GENTLE_GRID, title
+from ..words.plans import Plan, make_plan
 from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
-from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, ReadSettings, setting
-from ._evaluated import FILES, OTHER_ENTITIES, SETS, check_asked, read_sets
+from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, Flag, ReadSettings, setting
+from ._evaluated import FILES, OTHER_ENTITIES, check_asked, read_sets
 from ._publish import publish
 from ._sentences import in_runs, percent
 from ._usual import ask_for_nothing, described
@@ -37,11 +38,15 @@ NOTHING = (
     "No confidence could be fitted: that needs entities of two categories, and some dozens of right and of wrong "
     "readings. What this model writes stays uncalibrated."
 )
+SAME_TABLE, INTO_SAME = "same_layer.csv.gz", ("pre_mlp_residual", "hidden_state")  # readings of `same_layer`
 RESAMPLES = 1000  # of the entities, for an interval
+SAME = "same layer"  # the entities again, put where the page's first example puts them
 HELD_OUT = {  # set -> why its confidence is no hindsight
     "entities": "fitted on the other categories",
+    SAME: "fitted on the other categories",
     "prompts": "fitted on the entities",
 }
+TITLES = {SAME: "entities into the same layer"}
 
 
 class Settings(ReadSettings):
@@ -53,6 +58,7 @@ class Settings(ReadSettings):
     results: FilePaths = setting(
         (), "CSVs to read, relative to the repository; empty is the evaluations and `elsewhere` in out_dir"
     )
+    same_layer: Flag = setting(True, "read the entities' residuals before the MLP and hidden states into their own layer, too")
     threshold: Cosine = THRESHOLD
 
 
@@ -62,8 +68,10 @@ plans, gold = ask_for_nothing, described
 def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     """Ask the model about the stored readings, and fit a confidence on those of the entities, into confidence.json.
 
+    Those that `same_layer` asks for are read here, into SAME_TABLE.
+
     Returns:
-        "prompts", "entities" -> rows with the columns of `evidence.EVIDENCE` and `confidence`.
+        "prompts", "entities", SAME -> rows with the columns of `evidence.EVIDENCE` and `confidence`.
 
     Raises:
         InputError: no readings of the entities, one that is a prompt, too, or as `check_asked` and
@@ -85,14 +93,15 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
         why = f"{both[0]!r} is among {settings.prompts}, too, which a fit on the entities must not have seen"
         raise InputError("entities", settings.entities, why)
     check_asked(settings, rows.values(), readings.card.slug)
-    kinds = rows["entities"]["source prompt"].map(categories)
+    if settings.same_layer:
+        rows[SAME] = readings.of(SAME_TABLE, [_into_the_same_layer(settings, rows["entities"])], read_gold(settings.entities))
     whole = pd.concat(rows.values(), ignore_index=True)
     told = evidence_for(readings, whole, references, readings.bar)
     ends = np.cumsum([len(some) for some in rows.values()])[:-1]
     parts = zip(rows.items(), np.split(told[list(EVIDENCE)].to_numpy(), ends), strict=True)
     rows = {name: some.assign(**dict(zip(EVIDENCE, part.T, strict=True))) for (name, some), part in parts}
-    entities = rows["entities"]
-    right = is_right(entities, settings.threshold)
+    entities = pd.concat([rows[name] for name in ("entities", SAME) if name in rows], ignore_index=True)
+    kinds, right = entities["source prompt"].map(categories), is_right(entities, settings.threshold)
     model = {"name": readings.card.slug, "fingerprint": readings.card.source.fingerprint(), "dtype": settings.dtype}
     about = {
         "evidence": list(EVIDENCE), "references": settings.shown()["references"], "judge": readings.judge.name,
@@ -101,10 +110,17 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     }  # fmt: skip
     confidence = Confidence(model, fit(entities, right), about)
     confidence.save(readings.folder / FILE)
-    sure = {"entities": out_of_category(entities, right, kinds)}
+    held_out, number = out_of_category(entities, right, kinds), len(rows["entities"])
+    sure = {"entities": held_out[:number], SAME: held_out[number:]}
     if "prompts" in rows:
         sure["prompts"] = confidence.of(rows["prompts"])
-    return {name: some.assign(confidence=sure[name]) for name, some in rows.items()}
+    return {name: some.assign(confidence=sure[name].to_numpy()) for name, some in rows.items()}
+
+
+def _into_the_same_layer(settings: Settings, entities: pd.DataFrame) -> Plan:
+    """Return a plan that reads entities, those of the other readings, into the layer that they are taken from."""
+    prompts, layers = entities["source prompt"].unique().tolist(), sorted(entities["layer"].unique().tolist())
+    return make_plan(prompts, INTO_SAME, layers, GENTLE_GRID, max_new_tokens=settings.max_new_tokens)
 
 
 def is_right(rows: pd.DataFrame, threshold: float) -> np.ndarray:
@@ -151,9 +167,10 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
             continue
         sets[name] = rows[name]["source prompt"].nunique(), in_runs(rows[name]["layer"])
         best = sure.loc[best_of(sure, sure["confidence"])]
+        truths = read_gold(settings.prompts if name == "prompts" else settings.entities)
         best = best.assign(
             set=name, right=is_right(best, settings.threshold), believed=best["confidence"] >= BELIEVED,
-            chance=_by_chance(best, read_gold(getattr(settings, SETS[name])), judge),
+            chance=_by_chance(best, truths, judge),
         )  # fmt: skip
         chosen.append(best)
         components = list(best["component"].unique())
@@ -210,6 +227,10 @@ def _interval(rows: pd.DataFrame, number) -> tuple[float, float]:
     return low, high
 
 
+def _titled(name: str) -> str:
+    return TITLES.get(name, name)
+
+
 def sentences(settings: Settings, found: Found) -> list[str]:
     """Say, per set and component, how well the confidence tells right from wrong, and what the believed are worth."""
     said = [] if found.sets else [NOTHING]
@@ -220,7 +241,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
             f"{percent(row['right of the believed by chance'])})" if row["believed"] else "no reading is believed"
         )  # fmt: skip
         said.append(
-            f"{found.sets[row['set']][0]} {row['set']}, {of}: of {row['vectors']} vectors, {percent(row['right'])} are read "
+            f"{found.sets[row['set']][0]} {_titled(row['set'])}, {of}: of {row['vectors']} vectors, {percent(row['right'])} are read "
             f"right (by chance {percent(row['right by chance'])}); {believed}. AUROC {_with_interval(row, 'auroc', '{:.2f}')}; calibration error "
             f"{_with_interval(row, 'error', '{:.1%}')}."
         )
@@ -239,7 +260,7 @@ def caption(settings: Settings, found: Found) -> str:
     if not found.sets:
         return f"{found.model}. {NOTHING}"
     sets = "; ".join(
-        f"{count} {name}, source layers {layers}, {HELD_OUT[name]}" for name, (count, layers) in found.sets.items()
+        f"{count} {_titled(name)}, source layers {layers}, {HELD_OUT[name]}" for name, (count, layers) in found.sets.items()
     )
     return (
         f"{found.model}. {sets}. Of each vector the reading that is most likely right, by the model's own evidence, which "
@@ -265,7 +286,7 @@ def figure(settings: Settings, found: Found) -> Figure:
         for column, name in enumerate(found.sets):
             _draw_reliability(rows[0, column], found, name)
             _draw_counts(rows[1, column], found.chosen[found.chosen["set"] == name])
-            rows[0, column].set_title(f"{found.sets[name][0]} {name}, {HELD_OUT[name]}", fontsize=10)
+            rows[0, column].set_title(f"{found.sets[name][0]} {_titled(name)},\n{HELD_OUT[name]}", fontsize=10)
         rows[0, 0].set_ylabel("right")
         rows[1, 0].set_ylabel("vectors")
         panels.legend_below(drawn, rows[0, 0], rows[1, 0], columns=5)
@@ -281,7 +302,10 @@ def _draw_reliability(axes: Axes, found: Found, name: str) -> None:
 
     axes.plot([0, 1], [0, 1], color=LINE, lw=1.5, zorder=0)
     axes.axvline(BELIEVED, color=NULL_COLOUR, lw=0.8, ls=":")
-    looks = {"mlp_output": (AMPLIFIED.colour, "o"), "hidden_state": (PLAIN.colour, "s"), BOTH: (INK, "D")}
+    looks = {
+        "mlp_output": (AMPLIFIED.colour, "o"), "hidden_state": (PLAIN.colour, "s"), "pre_mlp_residual": (NULL_COLOUR, "^"),
+        BOTH: (INK, "D"),
+    }  # fmt: skip
     said = []
     for (set_name, component), diagram in found.diagrams.items():
         if set_name != name:

@@ -1,12 +1,13 @@
 """How sure one can be of a reading: the probability that it describes its vector, from evidence that never sees the answer.
 
-A logistic regression per component, fitted on entities that are never judged: first on all their readings, which ranks
-them; then again on the one reading of each vector that ranks highest, since the best of many promises too much.
+A logistic regression per component and place that it is put in (`places_of`), fitted on entities that are never judged:
+first on all their readings, which ranks them; then again on the one reading of each vector that ranks highest, since the
+best of many promises too much.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from .evidence import EVIDENCE
 FILE = "confidence.json"  # in a folder of results
 BELIEVED = 0.5  # a lower probability: no reading to believe
 BINS = 15  # of a calibration error, with as many readings each
-LEAST_ROWS = 50  # readings of a component to fit on, and of both kinds
+LEAST_ROWS = 50  # readings of a place to fit on, and of both kinds
 
 
 class Fitted(NamedTuple):
@@ -53,7 +54,7 @@ class Confidence(NamedTuple):
 
     Attributes:
         model: its name, fingerprint and dtype, and whatever else it was fitted with.
-        fitted: component -> its regression.
+        fitted: place (`places_of`) -> its regression.
         about: on what it was fitted and how it did on what it was not fitted on.
     """
 
@@ -62,18 +63,25 @@ class Confidence(NamedTuple):
     about: dict
 
     def of(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the probability that each reading is right; NaN where evidence is missing, for another component, and
-        for what was read in another way (`as_fitted`).
+        """Return the probability that each reading is right; NaN where evidence is missing, and for what was read in
+        another way (`knows`).
 
         Args:
             rows: in the row schema, with the columns of EVIDENCE.
         """
         found = pd.Series(np.nan, rows.index, name="confidence")
-        usual = as_fitted(rows)
-        for component, fitted in self.fitted.items():
-            part = rows[usual & (rows["component"] == component)]
-            found[part.index] = probability(fitted.log_odds(part))
+        for place, part in rows[self.knows(rows)].groupby(places_of(rows, self.fitted), sort=False):
+            found[part.index] = probability(self.fitted[place].log_odds(part))
         return found
+
+    def knows(self, rows: pd.DataFrame) -> pd.Series:
+        """Tell which rows are read in a way that was fitted: of a component, into a place, as `as_fitted`."""
+        return as_fitted(rows) & places_of(rows, self.fitted).isin(self.fitted)
+
+    def place(self, component: str, layer: int, target_layer: int) -> str:
+        """Return the place of `fitted` that a vector is read into; "" if nothing was fitted for it."""
+        named = _place(component, layer, target_layer, self.fitted)
+        return named if named in self.fitted else ""
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
@@ -87,7 +95,7 @@ class Confidence(NamedTuple):
         """Read it; None if there is no such file.
 
         Raises:
-            InputError: not such a file, or of other evidence than this code gathers.
+            InputError: not such a file, or one of other evidence than this code gathers, or without places.
         """
         if not file.is_file():
             return None
@@ -97,9 +105,31 @@ class Confidence(NamedTuple):
             found = cls(held["model"], fitted, held["about"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("confidence", str(file), f"not a file of a fitted confidence ({error})") from error
-        if found.about.get("evidence") != list(EVIDENCE):
-            raise InputError("confidence", str(file), f"fitted on other evidence; run how_sure again for {list(EVIDENCE)}")
+        if found.about.get("evidence") != list(EVIDENCE) or not all(" into " in place for place in fitted):
+            why = f"fitted on other evidence, or without places; run how_sure again for {list(EVIDENCE)}"
+            raise InputError("confidence", str(file), why)
         return found
+
+
+def places_of(rows: pd.DataFrame, known: Container[str] | None = None) -> pd.Series:
+    """Name the component of each row and where it was put: "mlp_output into same", "hidden_state into 0".
+
+    A vector that is put into its own layer counts as put into that number if others of its component are.
+
+    Args:
+        known: places; those of the rows that are put into another layer if left out.
+    """
+    if "target layer" not in rows:  # as others publish theirs
+        return pd.Series("", rows.index)
+    columns = [rows[name] for name in ("component", "layer", "target layer")]
+    if known is None:
+        known = {f"{component} into {target}" for component, layer, target in zip(*columns, strict=True) if target != layer}
+    return pd.Series([_place(*row, known) for row in zip(*columns, strict=True)], rows.index, dtype="str")
+
+
+def _place(component: str, layer: int, target_layer: int, known: Container[str]) -> str:
+    named = f"{component} into {target_layer}"
+    return named if layer != target_layer or named in known else f"{component} into same"
 
 
 def as_fitted(rows: pd.DataFrame) -> pd.Series:
@@ -118,7 +148,7 @@ def probability(log_odds: np.ndarray) -> np.ndarray:
 
 
 def fit(rows: pd.DataFrame, right: Sequence[bool]) -> dict[str, Fitted]:
-    """Fit one regression per component: component -> regression, where there are readings enough of both kinds.
+    """Fit one regression per place (`places_of`): place -> regression, where there are readings enough of both kinds.
 
     Args:
         rows: in the row schema, with the columns of EVIDENCE.
@@ -127,12 +157,12 @@ def fit(rows: pd.DataFrame, right: Sequence[bool]) -> dict[str, Fitted]:
     fitted = {}
     known = rows[list(EVIDENCE)].notna().all(axis=1) & (rows["status"] == "ok") & as_fitted(rows)
     rows = rows.assign(right=np.asarray(right, dtype=bool))[known]
-    for component, part in rows.groupby("component", sort=False):
+    for place, part in rows.groupby(places_of(rows), sort=False):
         if min(part["right"].sum(), (~part["right"]).sum()) < LEAST_ROWS:
             continue
         ranked = _regression(part[list(EVIDENCE)].to_numpy(float), part["right"])
         best = part.loc[best_of(part, pd.Series(ranked.log_odds(part), part.index))]
-        fitted[component] = _calibrated(ranked, best)
+        fitted[place] = _calibrated(ranked, best)
     return fitted
 
 

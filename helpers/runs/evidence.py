@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import InputError
-from ..judging.confidence import BELIEVED, Confidence, as_fitted
+from ..judging.confidence import BELIEVED, Confidence
 from ..judging.confidence import FILE as CONFIDENCE
 from ..judging.criteria import best_of, criterion_values
 from ..judging.evidence import EVIDENCE, Witness
@@ -124,8 +124,8 @@ def believe(lm: LanguageModel, rows: pd.DataFrame, references: Sequence[str] = (
     """Return one reading per vector, chosen without its prompt, a description or a score, and how sure one can be of it.
 
     The probability that it is right is known for models that `how_sure` was run on: what it fitted is in data/<model>/.
-    For others, for components that it didn't fit, and for what was not written greedily, or put elsewhere than at a
-    block's output, the reading with the best mean rank is chosen, "uncalibrated".
+    For others, for components and target layers that it didn't fit, and for what was not written greedily, or put
+    elsewhere than at a block's output, the reading with the best mean rank is chosen, "uncalibrated".
 
     Args:
         rows: of `sweep`, of this model and the paper's target prompt.
@@ -175,12 +175,12 @@ def weigh(rows: pd.DataFrame, known: Confidence | None) -> pd.DataFrame:
     Returns:
         With the rows' index: `confidence` (NaN without a fit), `mean_rank` (among the readings of the vector, 1 is the
         best), CHOSEN_BLIND, and `verdict`, one of VERDICTS for those that are chosen, "" for the others. The most
-        likely one is chosen; without a fit for a component, or for how it was read, the one with the best mean rank.
+        likely one is chosen; without a fit for how it was read, the one with the best mean rank.
     """
     sure = known.of(rows) if known else pd.Series(np.nan, rows.index)
     has_evidence = rows[list(EVIDENCE)].notna().any(axis=None)
     ranks = criterion_values(rows, "mean_rank") if has_evidence else pd.Series(np.nan, rows.index)
-    uncalibrated = ~(rows["component"].isin(known.fitted if known else ()) & as_fitted(rows))
+    uncalibrated = ~known.knows(rows) if known else pd.Series(True, rows.index)
     chosen = rows.index.isin(best_of(rows, sure.mask(uncalibrated, ranks)))
     verdict = np.where(uncalibrated, UNCALIBRATED, np.where(sure >= BELIEVED, SURE, NOTHING))
     found = {"confidence": sure, "mean_rank": ranks.round(3), CHOSEN_BLIND: chosen, "verdict": np.where(chosen, verdict, "")}

@@ -75,7 +75,8 @@ def folder(tmp_path_factory, tiny_folder):
 def stored(folder, tmp_path, tiny_folder):
     """Readings of a copy of it."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    return Readings(how_sure.Settings.of({"model": str(tiny_folder), "out_dir": str(tmp_path)}), bar=None)
+    given = {"model": str(tiny_folder), "out_dir": str(tmp_path), "same_layer": False}
+    return Readings(how_sure.Settings.of(given), bar=None)
 
 
 def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_path):
@@ -99,6 +100,42 @@ def test_one_reading_per_vector_with_its_confidence(stored, monkeypatch, tmp_pat
     assert (table["believed"] == (table["confidence"] >= 0.5)).mean() > 0.99
     kept = json.loads((tmp_path / FILE).read_text())
     assert kept["model"]["fingerprint"] == stored.card.source.fingerprint() and kept["about"]["entities"] == len(ENTITIES)
+
+
+def test_a_place_has_a_confidence_of_its_own(stored, monkeypatch, tmp_path):
+    """Hidden states that are put into their own layer are read right less often than the others, and promised less."""
+    into_first, asked = made(ENTITIES, "hidden_state").assign(**{"target layer": 0}), []
+    into_same = made(read_prompts("data/entities.csv")[::2], "hidden_state").assign(id=lambda rows: "same " + rows["id"])
+    into_same.loc[into_same.index % 2 > 0, ["result", "score", "score gold"]] = "a kind of soup", 0.0, 0.0
+    into_same = score(into_same.drop(columns="first item", errors="ignore"), gold=GOLD)
+    others = pd.concat([made(ENTITIES, "mlp_output"), into_first])
+    for rows, name in ((others, "elsewhere.csv.gz"), (into_same, how_sure.SAME_TABLE)):
+        rows.attrs = {"model": json.loads((tmp_path / "elsewhere.json").read_text())["model"]}
+        save_results(rows, tmp_path / name)
+    files = [f"{component}.csv" for component in COMPONENTS]
+    table = told(read_results([tmp_path / name for name in (*files, "elsewhere.csv.gz", how_sure.SAME_TABLE)]))
+    table.attrs = evidence._head(stored, read_prompts(stored.settings.references))
+    save_results(table, tmp_path / evidence.FILE)
+
+    def of(self, name, plans, gold):
+        asked.extend(plans)
+        return read_results([tmp_path / name])
+
+    monkeypatch.setattr(Readings, "of", of)
+    stored.settings = stored.settings.model_copy(update={"same_layer": True})
+    rows = how_sure.gather(stored)
+    [plan] = asked
+    assert plan.components == how_sure.INTO_SAME and plan.target_layers == ("same",)
+    known = Confidence.load(stored.folder / FILE)
+    assert set(known.fitted) == {"mlp_output into same", "hidden_state into 0", "hidden_state into same"}
+    found = how_sure.tables(stored.settings, rows)
+    numbers = found.table.set_index(["set", "component"])
+    same, first = numbers.loc[(how_sure.SAME, "hidden_state")], numbers.loc[("entities", "hidden_state")]
+    assert same["right"] < 0.7 * first["right"] and same["promised"] < 0.7 * first["promised"]
+    assert len(how_sure.figure(stored.settings, found).axes) == 6
+    assert any("entities into the same layer, Hidden states" in said for said in how_sure.sentences(stored.settings, found))
+    elsewhere = rows["entities"].assign(**{"target layer": 3})
+    assert known.of(elsewhere).isna().all() and not known.knows(elsewhere).any(), "nobody tried that"
 
 
 def test_the_confidence_of_an_entity_never_saw_its_category(stored):
@@ -201,7 +238,7 @@ def test_without_a_fit_it_says_so(stored, tmp_path):
 def test_a_file_that_is_not_there_is_named(stored):
     for name, words in (("results", "results='nowhere.csv': no such file"), ("references", "references='nowhere.csv': no such")):
         given = {"results": ["nowhere.csv"]} if name == "results" else {name: "nowhere.csv"}
-        settings = how_sure.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)} | given)
+        settings = how_sure.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder), "same_layer": False} | given)
         with pytest.raises(InputError, match=words):
             how_sure.gather(Readings(settings, bar=None))
 
@@ -215,7 +252,7 @@ def test_without_entities_it_is_refused(stored, tmp_path):
 def test_where_nothing_was_fitted_of_a_component_its_criterion_chooses_nothing(stored, tmp_path):
     how_sure.gather(stored)
     kept = json.loads((tmp_path / FILE).read_text())
-    del kept["fitted"]["mlp_output"]
+    del kept["fitted"]["mlp_output into same"]
     (tmp_path / FILE).write_text(json.dumps(kept))
     settings = which.Settings.of({"model": stored.settings.model, "out_dir": str(stored.folder)})
     found = which.tables(settings, which.read(settings))

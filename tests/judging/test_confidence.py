@@ -15,6 +15,7 @@ from helpers.judging.confidence import (
     digest_of,
     fit,
     out_of_category,
+    places_of,
     probability,
     reliability,
 )
@@ -43,7 +44,7 @@ def test_it_learns_what_the_evidence_tells_and_promises_what_is_true():
     rows, right, _ = made(800)
     confidence = Confidence({}, fit(rows, right), {})
     for component in COMPONENTS:
-        weights = dict(zip(EVIDENCE, confidence.fitted[component].weights, strict=True))
+        weights = dict(zip(EVIDENCE, confidence.fitted[f"{component} into same"].weights, strict=True))
         assert weights["pmi"] > 1 and all(abs(weights[name]) < 0.5 for name in EVIDENCE if name != "pmi")
     other, truth, _ = made(800, seed=1)
     sure = confidence.of(other)
@@ -96,8 +97,24 @@ def test_it_is_the_same_after_it_was_stored(tmp_path):
     other = json.loads((tmp_path / "confidence.json").read_text())
     other["about"]["evidence"] = ["magic"]
     (tmp_path / "other.json").write_text(json.dumps(other))
-    with pytest.raises(InputError, match="fitted on other evidence; run how_sure again"):
+    with pytest.raises(InputError, match="fitted on other evidence, or without places; run how_sure again"):
         Confidence.load(tmp_path / "other.json")
+    kept._replace(fitted={"hidden_state": kept.fitted["hidden_state into same"]}).save(tmp_path / "before.json")
+    with pytest.raises(InputError, match="or without places"):
+        Confidence.load(tmp_path / "before.json")
+
+
+def test_a_vector_in_its_own_layer_is_of_the_place_that_others_of_its_component_go_to():
+    rows = pd.DataFrame(
+        [("a", 0, 0), ("a", 2, 0), ("b", 0, 0), ("b", 2, 2), ("c", 1, 3)], columns=["component", "layer", "target layer"]
+    )
+    assert places_of(rows).tolist() == ["a into 0", "a into 0", "b into same", "b into same", "c into 3"]
+    assert places_of(rows, {"b into 0"}).tolist() == ["a into same", "a into 0", "b into 0", "b into same", "c into 3"]
+    assert places_of(rows.drop(columns="target layer")).tolist() == [""] * 5
+    known = Confidence({}, {"b into 0": None, "b into same": None}, {})
+    assert [known.place("b", 0, 0), known.place("b", 2, 2), known.place("b", 2, 3), known.place("a", 2, 2)] == [
+        "b into 0", "b into same", "", "",
+    ]  # fmt: skip
 
 
 def test_numbers_by_hand():
