@@ -289,7 +289,7 @@ def figure(settings: Settings, found: Found) -> Figure:
             rows[0, column].set_title(f"{found.sets[name][0]} {_titled(name)},\n{HELD_OUT[name]}", fontsize=10)
         rows[0, 0].set_ylabel("right")
         rows[1, 0].set_ylabel("vectors")
-        panels.legend_below(drawn, rows[0, 0], rows[1, 0], columns=5)
+        panels.legend_below(drawn, *rows[0], rows[1, 0], columns=6)
         return panels.finish(drawn, caption(settings, found))
 
 
