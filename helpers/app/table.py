@@ -273,23 +273,25 @@ def _blind_legend(job: Job) -> str:
     return f'<p class="legend">{"".join(parts)}</p>'
 
 
-def places_fitted(job: Job) -> dict[str, set[str]]:
+def places_fitted(job: Job) -> dict[str, list[str]]:
     """Return, of each component of a request, the places of the fit that its vectors are put into; "" for none."""
     places = {}
-    for component, *layers in {(item.component, item.layer, item.target_layer): None for item in job.items}:
-        places.setdefault(component, set()).add(job.calibration.place(component, *layers) if job.calibration else "")
-    return places
+    for component, *layers in dict.fromkeys((item.component, item.layer, item.target_layer) for item in job.items):
+        places.setdefault(component, {})[job.calibration.place(component, *layers) if job.calibration else ""] = None
+    return {component: list(some) for component, some in places.items()}
 
 
 def blind_meanings(job: Job) -> list[str]:
     """Say what a probability means, and a rank, as far as a request has them."""
     parts, places = [], [place for some in places_fitted(job).values() for place in some]
     if any(places):
-        fitted = (place.split(" into ") for place in dict.fromkeys(places) if place)
-        said = " and ".join(f"{plural(component)} {into(target)}" for component, target in fitted)
+        names: dict[str, list[str]] = {}
+        for component, target in (place.split(" into ") for place in places if place):
+            names.setdefault(into(target), []).append(plural(component))
+        said = "; ".join(f"{', '.join(some)} {target}" for target, some in names.items())
         parts.append(
             "<span><b>71 %</b> the probability that the reading describes its vector, fitted on "
-            f"{job.calibration.about['entities']} entities, on {said}; below {percent(BELIEVED)}: no reading to believe</span>"
+            f"{job.calibration.about['entities']} entities ({said}); below {percent(BELIEVED)}: no reading to believe</span>"
         )
     if job.weighed and not all(places):
         parts.append(

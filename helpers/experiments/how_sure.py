@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import InputError
 from ..judging.rules import DESCRIPTION, PROMPT, RULES
 from ..words.components import GENTLE_GRID, title
-from ..words.plans import Plan, make_plan
+from ..words.plans import make_plan
 from ..words.prompts import OUR_PROMPTS, read_categories, read_gold, read_prompts
 from ..words.settings import PROMPTS, THRESHOLD, Cosine, FilePath, FilePaths, Flag, ReadSettings, setting
-from ._evaluated import FILES, OTHER_ENTITIES, check_asked, read_sets
+from ._evaluated import FILES, OTHER_ENTITIES, check_asked, read_sets, stored_beside
 from ._publish import publish
 from ._sentences import in_runs, percent
 from ._usual import ask_for_nothing, described
@@ -94,7 +94,7 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
         raise InputError("entities", settings.entities, why)
     check_asked(settings, rows.values(), readings.card.slug)
     if settings.same_layer:
-        rows[SAME] = readings.of(SAME_TABLE, [_into_the_same_layer(settings, rows["entities"])], read_gold(settings.entities))
+        rows[SAME] = _into_the_same_layer(readings, rows["entities"])
     whole = pd.concat(rows.values(), ignore_index=True)
     told = evidence_for(readings, whole, references, readings.bar)
     ends = np.cumsum([len(some) for some in rows.values()])[:-1]
@@ -117,10 +117,14 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     return {name: some.assign(confidence=sure[name].to_numpy()) for name, some in rows.items()}
 
 
-def _into_the_same_layer(settings: Settings, entities: pd.DataFrame) -> Plan:
-    """Return a plan that reads entities, those of the other readings, into the layer that they are taken from."""
+def _into_the_same_layer(readings: Readings, entities: pd.DataFrame) -> pd.DataFrame:
+    """Read entities, those of the other readings, into the layer that they are taken from."""
+    settings = readings.settings
     prompts, layers = entities["source prompt"].unique().tolist(), sorted(entities["layer"].unique().tolist())
-    return make_plan(prompts, INTO_SAME, layers, GENTLE_GRID, max_new_tokens=settings.max_new_tokens)
+    plan = make_plan(prompts, INTO_SAME, layers, GENTLE_GRID, max_new_tokens=settings.max_new_tokens)
+    reuse = settings.reuse or ("" if settings.new else str(stored_beside(settings)))
+    beside = type(readings)(settings.model_copy(update={"reuse": reuse}), readings.session, readings.bar)
+    return beside.of(SAME_TABLE, [plan], read_gold(settings.entities))
 
 
 def is_right(rows: pd.DataFrame, threshold: float) -> np.ndarray:
@@ -237,7 +241,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
     for row in found.table.to_dict("records"):
         of = "both components" if row["component"] == BOTH else title(row["component"])
         believed = (
-            f"{row['believed']} readings are believed, of these {percent(row['right of the believed'])} are right (by chance "
+            f"{_counted(row['believed'])} believed, of these {percent(row['right of the believed'])} are right (by chance "
             f"{percent(row['right of the believed by chance'])})" if row["believed"] else "no reading is believed"
         )  # fmt: skip
         said.append(
@@ -246,6 +250,10 @@ def sentences(settings: Settings, found: Found) -> list[str]:
             f"{_with_interval(row, 'error', '{:.1%}')}."
         )
     return said
+
+
+def _counted(readings: int) -> str:
+    return "1 reading is" if readings == 1 else f"{readings} readings are"
 
 
 def _with_interval(row: Mapping[str, float], name: str, form: str) -> str:
