@@ -84,7 +84,8 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
 
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     drawn.add_column("vector", overflow="fold", max_width=32)
-    for name in ("layer", symbol):
+    several = table["target layer"].nunique() > 1
+    for name in ("layer", *(["into"] if several else []), symbol):
         drawn.add_column(name, justify="right", no_wrap=True)
     drawn.add_column("reading", overflow="fold", ratio=1)
     for name in ("contrast", "random", "nothing"):
@@ -96,8 +97,8 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
         before = row["source prompt"]
         reading = row["reading"] if row["status"] == "ok" else f"({row['status']})"
         cells = (
-            name, "–" if row["layer"] < 0 else str(row["layer"]), f"{row['amplification value']:g}", reading,
-            _number(row["contrast"]), as_high, _number(row["like nothing"]),
+            name, "–" if row["layer"] < 0 else str(row["layer"]), *([str(row["target layer"])] if several else []),
+            f"{row['amplification value']:g}", reading, _number(row["contrast"]), as_high, _number(row["like nothing"]),
         )  # fmt: skip
         drawn.add_row(*(Text(cell) for cell in cells))
     return drawn

@@ -206,8 +206,8 @@ def test_of_many_vectors_those_with_the_highest_contrast_are_shown_and_without_c
     """Without random directions no vector has a contrast."""
     count = MOST_LINES + 5
     table = pd.DataFrame({
-        "source prompt": [f"v{row}" for row in range(count)], "layer": 1, "amplification value": 1.0, "reading": "a word",
-        "status": "ok", "contrast": np.nan, "random": 0, "random as high": pd.NA, "like nothing": 0.1,
+        "source prompt": [f"v{row}" for row in range(count)], "layer": 1, "target layer": 0, "amplification value": 1.0,
+        "reading": "a word", "status": "ok", "contrast": np.nan, "random": 0, "random as high": pd.NA, "like nothing": 0.1,
     })  # fmt: skip
 
     def shown(table) -> list[str]:
@@ -216,3 +216,7 @@ def test_of_many_vectors_those_with_the_highest_contrast_are_shown_and_without_c
     assert shown(table) == [f"v{row}" for row in range(MOST_LINES)]
     told = table.assign(contrast=[np.nan, *np.linspace(0.1, 0.9, count - 1)])
     assert shown(told) == [f"v{row}" for row in range(5, count)]
+    heads = ["vector", "layer", "ρ", "reading", "contrast", "random", "nothing"]
+    assert [column.header for column in table_of(told, "ρ").columns] == heads
+    into = table_of(told.assign(**{"target layer": [7, *[0] * (count - 1)]}), "ρ").columns[2]
+    assert into.header == "into" and {cell.plain for cell in into.cells} == {"0"}, "only those that are shown"
