@@ -40,5 +40,6 @@ def gold_of(table: str, settings: Mapping[str, object]) -> Mapping[str, str]:
     Raises:
         InputError: its prompts can't be read.
     """
-    experiment = next((one for one in EXPERIMENTS.values() if one.TABLE == table), None)
+    made = {name: one for one in EXPERIMENTS.values() for name in (one.TABLE, getattr(one, "READ_BESIDE", ""))}
+    experiment = made.get(table) if table else None
     return experiment.gold(experiment.Settings.of(settings)) if experiment else {}

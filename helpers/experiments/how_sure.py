@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PLACE, WHEN = 104, "paper"
 QUESTION = "when can a reading be believed?"
 PAPER = "§6, automatic choice"
-TABLE = ""
+TABLE, READ_BESIDE = "", "same_layer.csv.gz"
 NEEDS = (*FILES, OTHER_ENTITIES)
 
 BOTH = "both"  # components together
@@ -38,7 +38,7 @@ NOTHING = (
     "No confidence could be fitted: that needs entities of two categories, and some dozens of right and of wrong "
     "readings. What this model writes stays uncalibrated."
 )
-SAME_TABLE, INTO_SAME = "same_layer.csv.gz", ("pre_mlp_residual", "hidden_state")  # readings of `same_layer`
+INTO_SAME = ("pre_mlp_residual", "hidden_state")  # what `same_layer` reads
 RESAMPLES = 1000  # of the entities, for an interval
 SAME = "same layer"  # the entities again, put where the page's first example puts them
 HELD_OUT = {  # set -> why its confidence is no hindsight
@@ -62,13 +62,18 @@ class Settings(ReadSettings):
     threshold: Cosine = THRESHOLD
 
 
-plans, gold = ask_for_nothing, described
+plans = ask_for_nothing
+
+
+def gold(settings: Settings) -> dict[str, str]:
+    """Return the descriptions of the prompts and of the entities."""
+    return described(settings) | read_gold(settings.entities)
 
 
 def gather(readings: Readings) -> dict[str, pd.DataFrame]:
     """Ask the model about the stored readings, and fit a confidence on those of the entities, into confidence.json.
 
-    Those that `same_layer` asks for are read here, into SAME_TABLE.
+    Those that `same_layer` asks for are read here, into READ_BESIDE.
 
     Returns:
         "prompts", "entities", SAME -> rows with the columns of `evidence.EVIDENCE` and `confidence`.
@@ -124,7 +129,7 @@ def _into_the_same_layer(readings: Readings, entities: pd.DataFrame) -> pd.DataF
     plan = make_plan(prompts, INTO_SAME, layers, GENTLE_GRID, max_new_tokens=settings.max_new_tokens)
     reuse = settings.reuse or ("" if settings.new else str(stored_beside(settings)))
     beside = type(readings)(settings.model_copy(update={"reuse": reuse}), readings.session, readings.bar)
-    return beside.of(SAME_TABLE, [plan], read_gold(settings.entities))
+    return beside.of(READ_BESIDE, [plan], gold(settings))
 
 
 def is_right(rows: pd.DataFrame, threshold: float) -> np.ndarray:
@@ -171,10 +176,9 @@ def tables(settings: Settings, rows: Mapping[str, pd.DataFrame]) -> Found:
             continue
         sets[name] = rows[name]["source prompt"].nunique(), in_runs(rows[name]["layer"])
         best = sure.loc[best_of(sure, sure["confidence"])]
-        truths = read_gold(settings.prompts if name == "prompts" else settings.entities)
         best = best.assign(
             set=name, right=is_right(best, settings.threshold), believed=best["confidence"] >= BELIEVED,
-            chance=_by_chance(best, truths, judge),
+            chance=_by_chance(best, gold(settings), judge),
         )  # fmt: skip
         chosen.append(best)
         components = list(best["component"].unique())

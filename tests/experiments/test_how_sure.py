@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers import InputError
+from helpers.cli.score import gold_of
 from helpers.experiments import how_sure
 from helpers.experiments import which_amplifier as which
 from helpers.judging.confidence import FILE, Confidence
@@ -109,11 +110,11 @@ def test_a_place_has_a_confidence_of_its_own(stored, monkeypatch, tmp_path):
     into_same.loc[into_same.index % 2 > 0, ["result", "score", "score gold"]] = "a kind of soup", 0.0, 0.0
     into_same = score(into_same.drop(columns="first item", errors="ignore"), gold=GOLD)
     others = pd.concat([made(ENTITIES, "mlp_output"), into_first])
-    for rows, name in ((others, "elsewhere.csv.gz"), (into_same, how_sure.SAME_TABLE)):
+    for rows, name in ((others, "elsewhere.csv.gz"), (into_same, how_sure.READ_BESIDE)):
         rows.attrs = {"model": json.loads((tmp_path / "elsewhere.json").read_text())["model"]}
         save_results(rows, tmp_path / name)
     files = [f"{component}.csv" for component in COMPONENTS]
-    table = told(read_results([tmp_path / name for name in (*files, "elsewhere.csv.gz", how_sure.SAME_TABLE)]))
+    table = told(read_results([tmp_path / name for name in (*files, "elsewhere.csv.gz", how_sure.READ_BESIDE)]))
     table.attrs = evidence._head(stored, read_prompts(stored.settings.references))
     save_results(table, tmp_path / evidence.FILE)
 
@@ -134,6 +135,8 @@ def test_a_place_has_a_confidence_of_its_own(stored, monkeypatch, tmp_path):
     assert same["right"] < 0.7 * first["right"] and same["promised"] < 0.7 * first["promised"]
     assert len(how_sure.figure(stored.settings, found).axes) == 6
     assert any("entities into the same layer, Hidden states" in said for said in how_sure.sentences(stored.settings, found))
+    shown = stored.settings.shown()
+    assert gold_of(how_sure.READ_BESIDE, shown)[ENTITIES[0]] == GOLD[ENTITIES[0]] and not gold_of("", shown), "to score it anew"
     elsewhere = rows["entities"].assign(**{"target layer": 3})
     assert known.of(elsewhere).isna().all() and not known.knows(elsewhere).any(), "nobody tried that"
 
