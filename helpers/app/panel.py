@@ -20,7 +20,7 @@ from .table import same_position
 
 CLICKS, PLACES = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in ("clicks.js", "places.js"))
 GONE = '<p class="caption">These readings are no longer kept; Interpret reads them again.</p>'
-# Past Gradio's queue: what is clicked while the stream of its answers closes is lost.
+# Past Gradio's queue, which loses a click that is made while the stream of its answers closes.
 QUIET = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 LONG = QUIET | {"queue": True, "concurrency_limit": None, "trigger_mode": "multiple"}  # for what lasts as long as a request
 REFRESH = 0.05  # seconds between two looks at a request

@@ -213,9 +213,9 @@ def _how_chosen(job: Job) -> str:
     if readings_per_vector(job) == 1:
         return "One of each vector: with a single amplifier there is nothing to choose among."
     places = places_fitted(job)
-    ways = [
-        (by, [plural(name) for name in _components(job) if all(places[name]) == is_fitted])
-        for by, is_fitted in (("the most likely right", True), ("the best mean rank", False))
+    ways = [  # of a component that is put into several places, maybe both
+        ("the most likely right", [plural(name) for name in _components(job) if any(places[name])]),
+        ("the best mean rank", [plural(name) for name in _components(job) if not all(places[name])]),
     ]
     by = [(way, names) for way, names in ways if names]
     said = by[0][0] if len(by) == 1 else "; ".join(f"of {' and '.join(names)}, {way}" for way, names in by)
@@ -288,7 +288,7 @@ def blind_meanings(job: Job) -> list[str]:
         names: dict[str, list[str]] = {}
         for component, target in (place.split(" into ") for place in places if place):
             names.setdefault(into(target), []).append(plural(component))
-        said = "; ".join(f"{', '.join(some)} {target}" for target, some in names.items())
+        said = "; ".join(f"{', '.join(some[:-1])}{' and ' * (len(some) > 1)}{some[-1]} {target}" for target, some in names.items())
         parts.append(
             "<span><b>71 %</b> the probability that the reading describes its vector, fitted on "
             f"{job.calibration.about['entities']} entities ({said}); below {percent(BELIEVED)}: no reading to believe</span>"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .settings import BenchSettings
 
 TIMES_CHANCE = 3  # a reading that succeeds less often than so many times chance is no result
-SCOPES = {MEAN: "mean of the source layers", ANY: "any source layer"}
+SCOPES = {MEAN: "mean of layers", ANY: "any layer"}
 LOOKS = {  # method begins with -> colour, marker
     TEXT_ONLY: ("#1f2933", "*"), CONTINUATION: ("#7b8794", "P"), "plain": ("#D55E00", "s"),
     "amplified": ("#0072B2", "o"), "logit": ("#009E73", "^"), "Jacobian": ("#CC79A7", "v"),
@@ -94,7 +94,7 @@ def caption(bench: ModuleType, settings: BenchSettings, found: Found) -> str:
     whose = "" if bench.NAME == "lens" else f" {whose}"
     return (
         f"{found.model}: {bench.QUESTION}{whose} Grey, chance: the same texts with as many tries, judged by the answers of "
-        f"other rows (95 % of all rotations). Bars: 95 % intervals of the distance to chance, over subjects. Chosen "
+        f"other rows (95 % of random ones). Bars: 95 % intervals of the distance to chance, over subjects. Chosen "
         f"blind: one of {len(settings.amplifiers)} amplifiers, by {' or '.join(found.criteria)}.{lens}"
     )
 
@@ -125,7 +125,8 @@ def figure(bench: ModuleType, settings: BenchSettings, found: Found) -> Figure:
                 axes.set_yticks(range(len(names)), names, fontsize=8)
                 axes.set_ylim(len(names) - 0.5, -0.5)
                 axes.set_xlim(-0.03, 1.03)
-                axes.set_title(f"{task}, {lines['rows'].iloc[0]} rows: {title}", fontsize=9)
+                of_all = f"{task}, {lines['rows'].iloc[0]} rows: " if axes is of_task[0] else ""
+                axes.set_title(f"{of_all}{title}", fontsize=9)
                 panels.percent(axes.xaxis)
         return panels.finish(drawn, caption(bench, settings, found))
 

@@ -62,7 +62,7 @@ class Cases:
 
     def line(self, method: str, layer: object, tries: int, found: np.ndarray) -> dict:
         """Return a line of the table: a method's rate, and chance."""
-        numbers = beside_chance(self.table(found), self.allowed)
+        numbers = beside_chance(self.table(found), self.allowed, truths_repeat=True)
         units = numbers.pop("prompts")
         return {"rows": len(self.cases), "units": units, "method": method, "layer": layer, "tries": tries} | numbers
 

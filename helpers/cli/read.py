@@ -84,14 +84,15 @@ def table_of(table: pd.DataFrame, symbol: str) -> Table:
 
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     drawn.add_column("vector", overflow="fold", max_width=32)
-    several = table["target layer"].nunique() > 1
+    lines = highest(table, MOST_LINES)
+    several = lines["target layer"].nunique() > 1
     for name in ("layer", *(["into"] if several else []), symbol):
         drawn.add_column(name, justify="right", no_wrap=True)
     drawn.add_column("reading", overflow="fold", ratio=1)
     for name in ("contrast", "random", "nothing"):
         drawn.add_column(name, justify="right", no_wrap=True)
     before = None
-    for _, row in highest(table, MOST_LINES).iterrows():
+    for _, row in lines.iterrows():
         as_high = f"{row['random as high']} of {row['random']}" if row["random"] else "–"
         name = row["source prompt"] if row["source prompt"] != before else ""
         before = row["source prompt"]

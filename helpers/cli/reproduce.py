@@ -207,7 +207,8 @@ def _read(request: Request, staging: Staging, earlier: Path) -> None:
 
     with Session(request.settings[missing[0]]) as session:
         for name in missing:
-            new = staging.begins_anew(name, get(name).TABLE or f"{name}.csv")
+            table = get(name).TABLE or getattr(get(name), "READ_BESIDE", "") or f"{name}.csv"
+            new = staging.begins_anew(name, table)
             given = {"out_dir": str(staging.folder), "new": new} | _earlier_files(name, request.settings[name], earlier)
             settings = request.settings[name]
             readings = Readings(settings.model_copy(update=given), session)

@@ -6,8 +6,8 @@ An experiment's module holds, in this order:
     WHEN        "default" (./runme.sh), "paper" (--all as well), "study" (--study) or "check" (./runme.sh check)
     QUESTION    what it asks, in a line
     PAPER       where the paper asks it; "–" if nowhere
-    TABLE       the file of its readings; "" if it reads nothing from a model. READ_BESIDE: one of readings that it
-                has made while it works on those of others
+    TABLE       the file of its readings; "" if it reads nothing from a model. READ_BESIDE: the file of those that it
+                makes itself while working on others'
     NEEDS       files of other experiments that it reads; WANTS: files that it uses where they are there
     Settings    its parameters with their defaults and meanings
     plans       (settings) -> what it asks a model for

@@ -46,7 +46,7 @@ HELD_OUT = {  # set -> why its confidence is no hindsight
     SAME: "fitted on the other categories",
     "prompts": "fitted on the entities",
 }
-TITLES = {SAME: "entities into the same layer"}
+TITLES = {SAME: "entities, into their own layer"}
 
 
 class Settings(ReadSettings):
@@ -124,12 +124,16 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
 
 def _into_the_same_layer(readings: Readings, entities: pd.DataFrame) -> pd.DataFrame:
     """Read entities, those of the other readings, into the layer that they are taken from."""
+    from ..runs import ledger
+
     settings = readings.settings
     prompts, layers = entities["source prompt"].unique().tolist(), sorted(entities["layer"].unique().tolist())
     plan = make_plan(prompts, INTO_SAME, layers, GENTLE_GRID, max_new_tokens=settings.max_new_tokens)
-    reuse = settings.reuse or ("" if settings.new else str(stored_beside(settings)))
+    is_begun = ledger.ledgers(ledger.run_folder(readings.folder) / READ_BESIDE.partition(".")[0])
+    reuse = settings.reuse or ("" if settings.new or is_begun else str(stored_beside(settings)))
     beside = type(readings)(settings.model_copy(update={"reuse": reuse}), readings.session, readings.bar)
-    return beside.of(READ_BESIDE, [plan], gold(settings))
+    rows = beside.of(READ_BESIDE, [plan], gold(settings))
+    return rows[~rows["id"].isin(entities["id"])].reset_index(drop=True)  # layer 0 into 0 is among both
 
 
 def is_right(rows: pd.DataFrame, threshold: float) -> np.ndarray:

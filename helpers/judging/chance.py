@@ -58,6 +58,17 @@ def rotation_means(table: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     return _means(rotated(table)[1:], rotated(allowed)[1:])
 
 
+def drawn_means(table: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Return the mean over prompts when each is judged by a random one of its others; the same draws for the same n.
+
+    Where many truths are the same, a rotation that leaves such pairs out is mostly of the prompts whose truth is rare.
+    Here each prompt with others counts each time.
+    """
+    rng, readers = np.random.default_rng(0), np.flatnonzero(allowed.any(1))
+    of_readers = [rng.choice(table[reader, allowed[reader]], RESAMPLES) for reader in readers]
+    return np.mean(of_readers, axis=0)
+
+
 def permuted_means(table: np.ndarray, allowed: np.ndarray, groups: Sequence[np.ndarray] | None = None) -> np.ndarray:
     """Return the mean over prompts under random pairings, within groups; the same pairings for the same n."""
     readers, judges = np.arange(len(table)), permutations(len(table), RESAMPLES, groups)

@@ -117,11 +117,11 @@ def places_of(rows: pd.DataFrame, known: Container[str] | None = None) -> pd.Ser
     A vector that is put into its own layer counts as put into that number if others of its component are.
 
     Args:
-        known: places; those of the rows that are put into another layer if left out.
+        known: fitted places; taken from the rows that are put into another layer if left out.
     """
-    if "target layer" not in rows:  # as others publish theirs
+    if "target layer" not in rows or rows["target layer"].isna().any():  # as others publish theirs
         return pd.Series("", rows.index)
-    columns = [rows[name] for name in ("component", "layer", "target layer")]
+    columns = rows["component"], rows["layer"].astype(int), rows["target layer"].astype(int)
     if known is None:
         known = {f"{component} into {target}" for component, layer, target in zip(*columns, strict=True) if target != layer}
     return pd.Series([_place(*row, known) for row in zip(*columns, strict=True)], rows.index, dtype="str")
@@ -158,7 +158,7 @@ def fit(rows: pd.DataFrame, right: Sequence[bool]) -> dict[str, Fitted]:
     known = rows[list(EVIDENCE)].notna().all(axis=1) & (rows["status"] == "ok") & as_fitted(rows)
     rows = rows.assign(right=np.asarray(right, dtype=bool))[known]
     for place, part in rows.groupby(places_of(rows), sort=False):
-        if min(part["right"].sum(), (~part["right"]).sum()) < LEAST_ROWS:
+        if not place or min(part["right"].sum(), (~part["right"]).sum()) < LEAST_ROWS:
             continue
         ranked = _regression(part[list(EVIDENCE)].to_numpy(float), part["right"])
         best = part.loc[best_of(part, pd.Series(ranked.log_odds(part), part.index))]

@@ -13,7 +13,7 @@ from statsmodels.stats.multitest import multipletests
 from .. import InputError
 from ..words.components import GRIDS
 from ..words.methods import METHODS, Method
-from .chance import RESAMPLES, band, by_chance, others, permuted_means, rotation_means
+from .chance import RESAMPLES, band, by_chance, drawn_means, others, permuted_means, rotation_means
 from .judge import THRESHOLD, Judge, is_echo
 from .score import first_items
 
@@ -190,6 +190,7 @@ def beside_chance(
     allowed: np.ndarray,
     groups: Sequence[np.ndarray] | None = None,
     readers: np.ndarray | None = None,
+    truths_repeat: bool = False,
 ) -> dict[str, float]:
     """Compare the mean of a table's diagonal with chance: the mean of the other prompts' judgements.
 
@@ -198,10 +199,11 @@ def beside_chance(
         allowed: (n, n) bool, whom a prompt's chance comes from (`chance.others`).
         groups: indices of prompts that may judge each other; of all if left out.
         readers: (n,) bool, the prompts whose readings count; all that have others if left out.
+        truths_repeat: whether many prompts have the same truth (`chance.drawn_means`).
 
     Returns:
         All empty (NaN) where no reader has others. rate, null: real and by chance; null_low, null_high: 95 % of all
-        rotations of the prompts, or of random pairings within groups; effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a
+        rotations of the prompts, or of random pairings within groups, or where truths repeat of random others; effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a
         prompt's layers count together, and it counts as a judge, too); p_value that it makes no difference whose
         prompt judges a reading (permutations); prompts, the number of readers.
     """
@@ -213,7 +215,10 @@ def beside_chance(
     share = shares_in_effect(table, allowed, readers)
     low, high = _interval(share)
     whole = groups is None or len(groups) == 1
-    by_pairing = rotation_means(table, counted) if whole else permuted_means(table, counted, groups)
+    if truths_repeat:
+        by_pairing = drawn_means(table, counted)
+    else:
+        by_pairing = rotation_means(table, counted) if whole else permuted_means(table, counted, groups)
     null_low, null_high = band(by_pairing)
     exchanged = permuted_means(table, np.broadcast_to(readers[:, None], table.shape), groups)
     numbers = {

@@ -97,12 +97,12 @@ def evidence_for(
     missing = rows[~rows["id"].isin(found.keys())].sort_values("source prompt", kind="stable")
     if len(missing):
         found |= _gathered(readings, missing, references, work, head, bar, kind)
-    kept = sorted(found) if kind.grows else wanted
+    kept = sorted(found) if kind.grows else dict.fromkeys(wanted)
     table = pd.DataFrame([(id, *found[id]) for id in kept], columns=["id", *kind.columns])
     table.attrs = head
     save_results(table, readings.folder / kind.file)
     work.unlink(missing_ok=True)
-    return table.set_index("id").loc[wanted].reset_index() if kind.grows else table
+    return table.set_index("id").loc[wanted].reset_index()
 
 
 def with_evidence(rows: pd.DataFrame, folder: Path, kind: Kind = USUAL) -> pd.DataFrame:

@@ -203,7 +203,7 @@ def _without_root(value: object) -> object:
         value = value.changed
     if isinstance(value, dict):
         return {name: _without_root(part) for name, part in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return tuple(map(_without_root, value))
     return value.removeprefix(f"{ROOT}/") if isinstance(value, str) else value
 

@@ -328,7 +328,7 @@ def test_probabilities_are_those_of_python_where_something_was_fitted(usual, lm)
     best, chosen = believe(lm, sweep(lm, job.plan)), blind(job.rows)
     assert chosen["id"].tolist() == best["id"].tolist() and chosen["verdict"].tolist() == best["verdict"].tolist()
     pd.testing.assert_series_equal(chosen["confidence"], best["confidence"], atol=2e-3, rtol=0)
-    assert (chosen["confidence"].isna() == (chosen["component"] == "attention_output")).all()
+    assert (chosen["confidence"].notna() == (chosen["component"] == "hidden_state")).all(), "MLP outputs are fitted elsewhere"
     page = view.table(job, 5)
     assert "no reading to believe · " in page and "uncalibrated · rank" in page and "fitted on 250 entities" in page
     assert set(blind(other.rows)["verdict"]) == {"uncalibrated"}, "nothing was fitted for another target prompt"

@@ -135,7 +135,7 @@ def test_the_map_has_words_where_there_is_room_and_the_colours_of_the_table(open
     assert len(words) == 21 and not listed
     legend = page.inner_text("#map-a .legend")
     assert "probability that the reading describes its vector; of the reading" in legend and "rank" not in legend
-    assert "250 entities (residuals before the MLP, MLP outputs, hidden states into the same layer)" in legend
+    assert "250 entities (residuals before the MLP, MLP outputs and hidden states into the same layer)" in legend
     page.set_viewport_size({"width": 375, "height": 812})
     words, listed = boxes(page, "#map-a td button span", "#map-a .strongest li button")
     assert not words and 3 <= len(listed) <= 12 and min(box["height"] for box in listed) >= 40

@@ -56,7 +56,7 @@ def fitted_beside(folder, rows, known=1.0) -> np.ndarray:
     table = pd.DataFrame({"id": rows["id"]} | dict.fromkeys(EVIDENCE, 0.0)).assign(pmi=pmi)
     save_results(table[: int(known * len(rows))], folder / EVIDENCE_FILE)
     regression = Fitted([0.0] * 4, [1.0] * 4, [0.0, 0.0, 0.01, 0.0], [0.0] * 4, -0.5)
-    Confidence({"name": "ours"}, {"mlp_output": regression}, {"evidence": list(EVIDENCE)}).save(folder / FILE)
+    Confidence({"name": "ours"}, {"mlp_output into same": regression}, {"evidence": list(EVIDENCE)}).save(folder / FILE)
     return pmi
 
 

@@ -6,6 +6,7 @@ import pytest
 from helpers.judging.chance import (
     band,
     by_chance,
+    drawn_means,
     others,
     permutations,
     permuted_means,
@@ -41,6 +42,22 @@ def test_rotations_leave_out_whom_they_must():
         kept = [table[i, (i + k) % 3] for i in range(3) if allowed[i, (i + k) % 3]]
         by_hand.append(np.mean(kept))
     np.testing.assert_allclose(rotation_means(table, allowed), by_hand)
+
+
+def test_where_truths_repeat_a_band_of_draws_is_about_chance_and_one_of_rotations_is_not():
+    """Ten prompts of one truth, and two others, whose truth is the common word: it is said by all and of all."""
+    allowed = others(["animal"] * 10 + ["tool", "gem"])
+    table = np.zeros((12, 12))
+    table[:, :10] = 1  # every text says "animal"
+    null = by_chance(table, allowed).mean()
+    low, high = band(drawn_means(table, allowed))
+    assert null == pytest.approx(2 * 10 / 11 / 12) and low <= null <= high
+    assert band(rotation_means(table, allowed))[0] > null
+    assert drawn_means(table, allowed).mean() == pytest.approx(null, abs=0.002)
+    assert (drawn_means(table, allowed) == drawn_means(table, allowed)).all()
+    nobody = allowed.copy()
+    nobody[:10] = False
+    assert drawn_means(table, nobody).mean() == pytest.approx(10 / 11, abs=0.01), "of those who have others"
 
 
 def test_groups_are_permuted_among_themselves():

@@ -85,7 +85,7 @@ def test_other_references_or_a_torn_line_are_gathered_anew(make, rows):
 
 
 def test_one_reading_per_vector_is_believed_or_not(lm):
-    """SmolLM2's own fit is in data/; the probability is of hidden states and MLP outputs, the rest is uncalibrated."""
+    """SmolLM2's own fit is in data/; of what is put into layer 0, that of hidden states alone."""
     prompts, components = ["Isaac Newton", "Titanic"], ["hidden_state", "attention_output"]
     rows = sweep(lm, prompts, components, 5, [1, 2], target_layer=0)
     best = believe(lm, rows)
