@@ -330,7 +330,8 @@ def test_probabilities_are_those_of_python_where_something_was_fitted(usual, lm)
     pd.testing.assert_series_equal(chosen["confidence"], best["confidence"], atol=2e-3, rtol=0)
     assert (chosen["confidence"].notna() == (chosen["component"] == "hidden_state")).all(), "MLP outputs are fitted elsewhere"
     page = view.table(job, 5)
-    assert "no reading to believe · " in page and "uncalibrated · rank" in page and "fitted on 250 entities" in page
+    assert f"{100 * chosen['confidence'].dropna().item():.0f} % · α" in page and "uncalibrated · rank" in page
+    assert "fitted on 250 entities (hidden states into layer 0)" in page
     assert set(blind(other.rows)["verdict"]) == {"uncalibrated"}, "nothing was fitted for another target prompt"
     assert "fitted on 250" not in view.table(other, 5)
 
