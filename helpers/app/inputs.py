@@ -130,8 +130,7 @@ class Inputs:
         tokens.input(None, None, self.places, js="() => ''")
         for button, which in ((self.last, slice(-1, None)), (self.all, slice(None))):
             button.click(
-                lambda of, which=which: (_belonging(of)[2][which], ""), self.tokens_of, [tokens, self.places],
-                **QUIET,
+                lambda of, which=which: (_belonging(of)[2][which], ""), self.tokens_of, [tokens, self.places], **QUIET
             )
         self.turn.click(self.take_turn, [prompt, model], [prompt, self.places, *chips], **QUIET)
         self.examples.click(self.example, [self.examples, model], self.filled, **QUIET)

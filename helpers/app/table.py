@@ -212,14 +212,10 @@ def _how_chosen(job: Job) -> str:
         return f"For now, of each vector the one that began most surely: {why}"
     if readings_per_vector(job) == 1:
         return "One of each vector: with a single amplifier there is nothing to choose among."
-    places = places_fitted(job)
-    ways = [  # of a component that is put into several places, maybe both
-        ("the most likely right", [plural(name) for name in _components(job) if any(places[name])]),
-        ("the best mean rank", [plural(name) for name in _components(job) if not all(places[name])]),
-    ]
-    by = [(way, names) for way, names in ways if names]
-    said = by[0][0] if len(by) == 1 else "; ".join(f"of {' and '.join(names)}, {way}" for way, names in by)
-    return f"One of each vector, chosen without the prompt, by what the model itself tells: {said}."
+    places = set().union(*places_fitted(job).values())
+    ways = ["the most likely right"] * any(places) + ["the best mean rank"] * ("" in places)
+    by = ", or where nothing was fitted, ".join(ways)
+    return f"One of each vector, chosen without the prompt, by what the model itself tells: {by}."
 
 
 def _blind_cell(job: Job, cell: Cell, tries: Sequence[Try], side: str | None) -> Drawn:

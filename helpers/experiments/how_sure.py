@@ -40,13 +40,12 @@ NOTHING = (
 )
 INTO_SAME = ("pre_mlp_residual", "hidden_state")  # what `same_layer` reads
 RESAMPLES = 1000  # of the entities, for an interval
-SAME = "same layer"  # the entities again, put where the page's first example puts them
+SAME = "entities into their own layer"  # where the page's first example puts its vectors
 HELD_OUT = {  # set -> why its confidence is no hindsight
     "entities": "fitted on the other categories",
     SAME: "fitted on the other categories",
     "prompts": "fitted on the entities",
 }
-TITLES = {SAME: "entities, into their own layer"}
 
 
 class Settings(ReadSettings):
@@ -125,13 +124,15 @@ def gather(readings: Readings) -> dict[str, pd.DataFrame]:
 def _into_the_same_layer(readings: Readings, entities: pd.DataFrame) -> pd.DataFrame:
     """Read entities, those of the other readings, into the layer that they are taken from."""
     from ..runs import ledger
+    from ..runs.readings import Readings
 
     settings = readings.settings
     prompts, layers = entities["source prompt"].unique().tolist(), sorted(entities["layer"].unique().tolist())
     plan = make_plan(prompts, INTO_SAME, layers, GENTLE_GRID, max_new_tokens=settings.max_new_tokens)
-    is_begun = ledger.ledgers(ledger.run_folder(readings.folder) / READ_BESIDE.partition(".")[0])
-    reuse = settings.reuse or ("" if settings.new or is_begun else str(stored_beside(settings)))
-    beside = type(readings)(settings.model_copy(update={"reuse": reuse}), readings.session, readings.bar)
+    begun = ledger.ledgers(ledger.run_folder(readings.folder) / READ_BESIDE.partition(".")[0])
+    continues = settings.new or not all(map(ledger.is_complete, begun))
+    reuse = settings.reuse or ("" if continues else str(stored_beside(settings)))
+    beside = Readings(settings.model_copy(update={"reuse": reuse}), readings.session, readings.bar)
     rows = beside.of(READ_BESIDE, [plan], gold(settings))
     return rows[~rows["id"].isin(entities["id"])].reset_index(drop=True)  # layer 0 into 0 is among both
 
@@ -239,10 +240,6 @@ def _interval(rows: pd.DataFrame, number) -> tuple[float, float]:
     return low, high
 
 
-def _titled(name: str) -> str:
-    return TITLES.get(name, name)
-
-
 def sentences(settings: Settings, found: Found) -> list[str]:
     """Say, per set and component, how well the confidence tells right from wrong, and what the believed are worth."""
     said = [] if found.sets else [NOTHING]
@@ -253,7 +250,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
             f"{percent(row['right of the believed by chance'])})" if row["believed"] else "no reading is believed"
         )  # fmt: skip
         said.append(
-            f"{found.sets[row['set']][0]} {_titled(row['set'])}, {of}: of {row['vectors']} vectors, {percent(row['right'])} are read "
+            f"{found.sets[row['set']][0]} {row['set']}, {of}: of {row['vectors']} vectors, {percent(row['right'])} are read "
             f"right (by chance {percent(row['right by chance'])}); {believed}. AUROC {_with_interval(row, 'auroc', '{:.2f}')}; calibration error "
             f"{_with_interval(row, 'error', '{:.1%}')}."
         )
@@ -276,7 +273,7 @@ def caption(settings: Settings, found: Found) -> str:
     if not found.sets:
         return f"{found.model}. {NOTHING}"
     sets = "; ".join(
-        f"{count} {_titled(name)}, source layers {layers}, {HELD_OUT[name]}" for name, (count, layers) in found.sets.items()
+        f"{count} {name}, source layers {layers}, {HELD_OUT[name]}" for name, (count, layers) in found.sets.items()
     )
     return (
         f"{found.model}. {sets}. Of each vector the reading that is most likely right, by the model's own evidence, which "
@@ -302,7 +299,7 @@ def figure(settings: Settings, found: Found) -> Figure:
         for column, name in enumerate(found.sets):
             _draw_reliability(rows[0, column], found, name)
             _draw_counts(rows[1, column], found.chosen[found.chosen["set"] == name])
-            rows[0, column].set_title(f"{found.sets[name][0]} {_titled(name)},\n{HELD_OUT[name]}", fontsize=10)
+            rows[0, column].set_title(f"{found.sets[name][0]} {name},\n{HELD_OUT[name]}", fontsize=10)
         rows[0, 0].set_ylabel("right")
         rows[1, 0].set_ylabel("vectors")
         panels.legend_below(drawn, *rows[0], rows[1, 0], columns=6)

@@ -85,7 +85,7 @@ class Confidence(NamedTuple):
 
     def save(self, file: Path) -> None:
         """Write it as JSON."""
-        fitted = {component: one._asdict() for component, one in self.fitted.items()}
+        fitted = {place: one._asdict() for place, one in self.fitted.items()}
         with write_atomically(file) as out:
             json.dump(self._replace(fitted=fitted)._asdict(), out, indent=1, ensure_ascii=False)
             out.write("\n")
@@ -101,7 +101,7 @@ class Confidence(NamedTuple):
             return None
         try:
             held = json.loads(file.read_text(encoding="utf-8"))
-            fitted = {component: Fitted(**one) for component, one in held["fitted"].items()}
+            fitted = {place: Fitted(**one) for place, one in held["fitted"].items()}
             found = cls(held["model"], fitted, held["about"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError("confidence", str(file), f"not a file of a fitted confidence ({error})") from error

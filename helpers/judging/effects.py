@@ -203,9 +203,10 @@ def beside_chance(
 
     Returns:
         All empty (NaN) where no reader has others. rate, null: real and by chance; null_low, null_high: 95 % of all
-        rotations of the prompts, or of random pairings within groups, or where truths repeat of random others; effect = rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a
-        prompt's layers count together, and it counts as a judge, too); p_value that it makes no difference whose
-        prompt judges a reading (permutations); prompts, the number of readers.
+        rotations of the prompts, or of random pairings within groups, or where truths repeat of random others; effect =
+        rate − null, with its 95 % interval (low, high; bootstrap over prompts, so that a prompt's layers count together,
+        and it counts as a judge, too); p_value that it makes no difference whose prompt judges a reading (permutations);
+        prompts, the number of readers.
     """
     readers = allowed.any(1) if readers is None else readers & allowed.any(1)
     if not readers.any():

@@ -332,6 +332,7 @@ def test_probabilities_are_those_of_python_where_something_was_fitted(usual, lm)
     page = view.table(job, 5)
     assert f"{100 * chosen['confidence'].dropna().item():.0f} % · α" in page and "uncalibrated · rank" in page
     assert "fitted on 250 entities (hidden states into layer 0)" in page
+    assert "tells: the most likely right, or where nothing was fitted, the best mean rank." in page
     assert set(blind(other.rows)["verdict"]) == {"uncalibrated"}, "nothing was fitted for another target prompt"
     assert "fitted on 250" not in view.table(other, 5)
 

@@ -134,7 +134,7 @@ def test_a_place_has_a_confidence_of_its_own(stored, monkeypatch, tmp_path):
     same, first = numbers.loc[(how_sure.SAME, "hidden_state")], numbers.loc[("entities", "hidden_state")]
     assert same["right"] < 0.7 * first["right"] and same["promised"] < 0.7 * first["promised"]
     assert len(how_sure.figure(stored.settings, found).axes) == 6
-    assert any("entities, into their own layer, Hidden states" in said for said in how_sure.sentences(stored.settings, found))
+    assert any("entities into their own layer, Hidden states" in said for said in how_sure.sentences(stored.settings, found))
     shown = stored.settings.shown()
     assert gold_of(how_sure.READ_BESIDE, shown)[ENTITIES[0]] == GOLD[ENTITIES[0]] and not gold_of("", shown), "to score it anew"
     elsewhere = rows["entities"].assign(**{"target layer": 3})

@@ -9,7 +9,6 @@ from ... import ROOT
 from ...experiments import EXPERIMENTS, beside, ways_to_amplify
 from ...experiments._sentences import is_certain, within_category
 from ...experiments.can_it_speak import layers_above_chance
-from ...experiments.how_sure import TITLES
 from ...experiments.model_sizes import AS_DEEP, EARLY
 from ...experiments.which_amplifier import ASKED_MORE, BEST, FIXED
 from ...judging.chance import NULLS
@@ -351,7 +350,7 @@ def sure() -> str:
             shares = [row["right of the believed"] or 0, row["right of the believed by chance"] or 0]
             believed = "{:.0f} % (chance {:.0f} %)".format(*(100 * share for share in shares))
             rows.append([
-                f"{model}, {TITLES.get(row['set'], row['set'])}, {of}", f"{row['vectors']}", f"{100 * row['right']:.1f} %",
+                f"{model}, {row['set']}, {of}", f"{row['vectors']}", f"{100 * row['right']:.1f} %",
                 f"{row['believed']}", believed if row["believed"] else "–",
                 f"{row['auroc']:.2f} ({row['auroc low']:.2f} to {row['auroc high']:.2f})",
                 f"{100 * row['error']:.0f} % ({100 * row['error low']:.0f} to {100 * row['error high']:.0f})",
