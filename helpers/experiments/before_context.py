@@ -27,7 +27,7 @@ from ..words.settings import (
 )
 from ._evaluated import FILES, evaluated_beside
 from ._publish import publish
-from ._sentences import BARS, is_certain
+from ._sentences import BARS, in_runs, is_certain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,10 +218,17 @@ def _before(
     """Judge an evaluation's readings, in the layers that count, by the descriptions, without echoes."""
     from ..judging.effects import judge_rows
 
+    grid = _grid(rows, component, target)
+    return judge_rows(grid, judge, described, echoes=False, categories=categories)
+
+
+def _grid(rows: pd.DataFrame, component: str, target: object) -> pd.DataFrame:
+    """Take an evaluation's readings, in the layers up to LAST_LAYER that it has amplified readings of all prompts in."""
     grid = rows[(rows["component"] == component) & rows["amplification value"].isin(GRIDS[component])]
-    grid = grid[grid["layer"] <= LAST_LAYER]
-    at = grid["layer"] if target == "same" else target
-    return judge_rows(grid[grid["target layer"] == at], judge, described, echoes=False, categories=categories)
+    grid = grid[grid["target layer"] == (grid["layer"] if target == "same" else target)]
+    prompts = grid[~PLAIN.choose(grid)].groupby("layer")["source prompt"].nunique()  # plain ones are of every layer
+    layers = prompts.index[prompts == grid["source prompt"].nunique()]
+    return grid[grid["layer"].isin(layers[layers <= LAST_LAYER])]
 
 
 def _earlier(judged: Judged, method: str, context: np.ndarray) -> dict[str, object]:
@@ -355,10 +362,14 @@ def _level(legible: dict[str, dict]) -> str:
 
 def caption(settings: Settings, found: Found) -> str:
     """Say what the figure shows."""
+    rows = found.rows[found.rows["source prompt"].isin(descriptions(settings))]
+    layers = {name: in_runs(_grid(rows, name, target)["layer"]) for name, target in EVALUATED.items()}
+    read = [f"{of} ({plural(name)})" for name, of in layers.items()] if len({*layers.values()}) > 1 else [*layers.values()][:1]
+    where = f"up to layer {LAST_LAYER}" if read == [f"0–{LAST_LAYER}"] else f"in layers {', '.join(read)}"
     return (
         f"{found.model}. ℓ_c: the first layer whose plain hidden state (into layer 0), and the next one's, is similar to "
-        f"the entity's description (above {settings.threshold:g}, not an echo). n: prompts with a layer before ℓ_c, read up "
-        f"to layer {LAST_LAYER}. {BARS}. Grey, chance: the same readings, in the same layers, judged by any other prompt's "
+        f"the entity's description (above {settings.threshold:g}, not an echo). n: prompts with a layer before ℓ_c, read "
+        f"{where}. {BARS}. Grey, chance: the same readings, in the same layers, judged by any other prompt's "
         "description (95 % of all rotations); diamonds: its mean by others of the category."
     )
 

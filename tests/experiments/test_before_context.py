@@ -147,6 +147,28 @@ def test_claims_count_readings_before_context_only():
     assert not strict["legible"].any(), "the threshold counts in walkthroughs, too"
 
 
+def test_layers_that_the_evaluation_has_not_amplified_do_not_count():
+    """Plain hidden states are read in every layer, for ℓ_c; with `layers=1,4` amplified ones are not."""
+    lines = [
+        (prompt, layer, a, f": {gold}" if (layer, a) in ((5, 1), (6, 1), (4, 1.5)) else ": nothing", 0.9 if layer > 4 else 0)
+        for prompt, gold in GOLD.items()
+        for layer in range(7)
+        for a in ([1, 1.5] if layer in (1, 4) else [1])
+    ]
+    mlp = [(prompt, layer, a, ": nothing", 0.0) for prompt in GOLD for layer in (1, 4) for a in (1, 3)]
+    table = pd.concat([rows(lines), rows(mlp, "mlp_output", "same")], ignore_index=True)
+    context = contextualized(table, Judge())
+    earlier = claims_before_context(table, GOLD, {}, context, Judge())
+    assert context.tolist() == [5] * 4
+    assert earlier["hidden_state"]["Superscopes"]["counts"] == {1: 4}
+    found = Found("m", table, context, (0, 0, 0), earlier)
+    settings = Settings.of({"prompts": "data/prompts.csv"})
+    said = before_context.caption(settings, found)
+    assert "read in layers 1, 4." in said
+    found = found._replace(rows=table[(table["component"] != "mlp_output") | (table["layer"] == 1)])
+    assert "read in layers 1 (MLP outputs), 1, 4 (hidden states)." in before_context.caption(settings, found)
+
+
 def test_sentences_say_how_many_and_by_chance(tmp_path):
     (tmp_path / "p.csv").write_text("prompt,gold\n" + "".join(f"{prompt},{gold}\n" for prompt, gold in GOLD.items()))
     settings = Settings.of({"prompts": str(tmp_path / "p.csv")})
