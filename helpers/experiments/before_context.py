@@ -89,11 +89,14 @@ def descriptions(settings: Settings) -> dict[str, str]:
     """Return the descriptions of the evaluations' prompts.
 
     Raises:
-        InputError: as `read_prompts`; or the file has no descriptions.
+        InputError: as `read_prompts`; or the file has no descriptions, or but one, of which no chance can be made.
     """
     found = read_gold(settings.prompts, settings.num_prompts)
     if not found:
         raise InputError("prompts", settings.prompts, "no column 'gold', by which readings are judged")
+    if len({*found.values()}) < 2:
+        given = f"{len(found)} of {settings.prompts}"
+        raise InputError("num_prompts", given, "chance needs at least two different descriptions")
     return found
 
 

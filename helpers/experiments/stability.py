@@ -6,6 +6,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+from .. import InputError
 from ..judging.rules import RULES, rules_for
 from ..words.components import EVALUATED, GRIDS, title
 from ..words.decoding import PAPERS_SAMPLING
@@ -60,8 +61,14 @@ class Settings(ReadSettings):
 
 
 def plans(settings: Settings) -> list[Plan]:
-    """Ask for the two evaluations with several target prompts and seeds."""
+    """Ask for the two evaluations with several target prompts and seeds.
+
+    Raises:
+        InputError: `every` leaves a single prompt, of which no chance can be made.
+    """
     prompts = read_prompts(settings.prompts, settings.num_prompts)[:: settings.every]
+    if len(prompts) < 2:
+        raise InputError("every", settings.every, f"leaves {len(prompts)} of the prompts; chance needs two")
     return [
         make_plan(
             prompts, component, settings.layers, GRIDS[component], target_layer=target, target_prompt=target_prompt,

@@ -176,7 +176,7 @@ def stories(rows: pd.DataFrame, golds: Mapping[str, str], judge: Judge) -> tuple
             needed.
 
     Returns:
-        See `Found.over_all` and `Found.best`.
+        See `Found.over_all` and `Found.best`; {} and None if all have the same description.
     """
     import pandas as pd
 
@@ -198,6 +198,8 @@ def stories(rows: pd.DataFrame, golds: Mapping[str, str], judge: Judge) -> tuple
         )
         for component, part in parts.items()
     }
+    if len({golds[prompt] for prompt in set.intersection(*read)}) < 2:
+        return {}, None
     judged = {component: judge_rows(part, judge, golds, echoes=False) for component, part in parts.items()}
     mlp = judged["mlp_output"]
     holds = mlp.successes(AMPLIFIED) & ~mlp.successes(PLAIN)

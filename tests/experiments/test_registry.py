@@ -55,6 +55,19 @@ def test_places_are_distinct_and_an_unknown_name_is_refused():
         get("figure3")
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "why"),
+    [
+        ("stability", {"num_prompts": 4}, "every=4: leaves 1 of the prompts; chance needs two"),
+        ("before_context", {"num_prompts": 1}, "num_prompts='1 of data/prompts.csv': chance needs at least two"),
+        ("elsewhere", {"num_prompts": 1}, "chance within a category needs two entities"),
+    ],
+)
+def test_what_chance_cannot_be_made_of_is_refused_before_anything_is_read(name, given, why):
+    with pytest.raises(InputError, match=why):
+        get(name).plans(get(name).Settings.of(given))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_notebook_is_the_experiment_and_holds_no_outputs(name):
     """What it reads is `Readings.read(experiment)`, whose plans are those that the command announces."""

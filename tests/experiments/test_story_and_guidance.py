@@ -71,3 +71,4 @@ def test_the_story_of_every_prompt_is_of_the_same_prompt(monkeypatch):
     every = every.assign(id=[f"row {number}" for number in range(len(every))])
     numbers, best = story.stories(every, GOLD, Judge())
     assert numbers["holds"] == 2 and numbers["prompts"] == 3 and best["prompt"] in held
+    assert story.stories(every, dict.fromkeys(GOLD, "a band"), Judge()) == ({}, None), "chance needs two descriptions"
