@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from ..experiments._sentences import is_certain
 from ..figures.style import save_figure
 from ..runs.results import save_results
-from .tables import ANY, CONTINUATION, MEAN, TEXT_ONLY
+from .tables import ANY, CONTINUATION, MEAN, TEXT_ONLY, surely
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +34,7 @@ def at(table: pd.DataFrame, layer: str) -> pd.DataFrame:
 
 def is_result(line) -> bool:
     """Tell whether a rate is above chance, and at least TIMES_CHANCE as high."""
-    return bool(line["low"] > 0 and line["rate"] >= TIMES_CHANCE * line["null"])
+    return bool(is_certain(line) and line["rate"] >= TIMES_CHANCE * line["null"])
 
 
 def sentences(bench: ModuleType, settings: BenchSettings, found: Found) -> list[str]:
@@ -71,7 +72,7 @@ def _against_text(found: Found) -> list[str]:
     """Say, per method, in which tasks a vector says more than the text, over chance, and in which less."""
     said = []
     for method, some in found.gains[found.gains["layer"] == ANY].groupby("method", sort=False):
-        more, less = list(some.loc[some["low"] > 0, "task"]), list(some.loc[some["high"] < 0, "task"])
+        more, less = (list(some.loc[where, "task"]) for where in surely(some))
         ends = [f"text alone says more in {_tasks(less, some)}"] * bool(less)
         ends += [f"the vector in {_tasks(more, some)}"] * bool(more)
         ends += [f"it can't be told in {len(some) - len(more) - len(less)}"] * (len(more) + len(less) < len(some))

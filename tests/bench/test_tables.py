@@ -3,11 +3,13 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers.bench.lens import _mean
+from helpers.bench.report import is_result
 from helpers.bench.rules import contains, names
-from helpers.bench.tables import ANY, MEAN, Cases, by_source_layer
+from helpers.bench.tables import ANY, MEAN, Cases, by_source_layer, surely
 from helpers.bench.tasks import Case, spread
 
 
@@ -68,7 +70,27 @@ def test_a_gain_over_the_text_is_over_chance():
     own, everything = np.eye(12, dtype=bool), np.ones((12, 12), dtype=bool)
     assert cases.gain(own, everything)["gain"] == 1, "what says everything says nothing"
     same = cases.gain(own, own)
-    assert same == {"gain": 0, "low": 0, "high": 0}
+    assert same == {"gain": 0, "low": 0, "high": 0, "p_value": 1}
+
+
+@pytest.mark.parametrize(("units", "is_told"), [(5, False), (6, True)])
+def test_of_five_subjects_nothing_is_told_between_two_ways(units, is_told):
+    """All five in the same direction are two of 32 ways to toss five coins."""
+    cases = Cases(cases_of(*((f"w{number}", (f"w{number}",)) for number in range(units))), names, any)
+    nothing, own = np.zeros((units, units), dtype=bool), np.eye(units, dtype=bool)
+    gains = pd.DataFrame([cases.gain(own, nothing), cases.gain(nothing, own), cases.gain(own, own)])
+    assert gains["p_value"].tolist() == [round(2 / 2**units, 4)] * 2 + [1] and gains["low"][0] == 1
+    more, less = surely(gains)
+    assert more.tolist() == [is_told, False, False] and less.tolist() == [False, is_told, False]
+
+
+def test_the_most_frequent_answer_said_of_everything_is_no_result():
+    """It is right of eight in twelve, and wrong by all answers that differ; but it says nothing of the subject."""
+    cases = Cases(cases_of(*((f"u{number}", ("animal" if number < 8 else f"w{number}",)) for number in range(12))), names, any)
+    line = cases.line("plain", ANY, 1, cases.said(["animal"] * 12))
+    assert line["rate"] == pytest.approx(8 / 12, abs=1e-4) and line["p_value"] == 1 and not is_result(line)
+    told = cases.line("plain", ANY, 1, cases.said(["animal"] * 8 + [f"w{number}" for number in range(8, 12)]))
+    assert is_result(told)
 
 
 def test_rows_are_spread_over_subjects():

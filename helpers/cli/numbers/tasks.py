@@ -7,7 +7,8 @@ import pandas as pd
 
 from ... import ROOT
 from ...bench.patchscopes import PUBLISHED
-from ...bench.tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY
+from ...bench.tables import ANY, CONTINUATION, MEAN, NO_LAYER, TEXT_ONLY, surely
+from ...experiments._sentences import is_certain
 from ...models.catalogue import CATALOGUE
 from .parts import NUMBERS, about, rows_of, table_of
 
@@ -51,9 +52,9 @@ SCOPE = {NO_LAYER: "{}", MEAN: "{}: mean of layers", ANY: "{}: any layer"}
 
 
 def _beside_chance(line: pd.Series) -> str:
-    """Write a rate in percent with chance in brackets; bold if its distance to chance is surely above zero."""
+    """Write a rate in percent with chance in brackets; bold if it is surely above chance."""
     told = f"{100 * line['rate']:.0f} ({100 * line['null']:z.0f})"
-    return f"**{told}**" if line["low"] > 0 else told
+    return f"**{told}**" if is_certain(line) else told
 
 
 def _of_bench(name: str) -> str:
@@ -76,7 +77,7 @@ def _of_bench(name: str) -> str:
 
 def _more_and_less(gains: pd.DataFrame) -> str:
     """Write in how many tasks a vector surely says more than the text, in how many it can't be told, in how many less."""
-    more, less = int((gains["low"] > 0).sum()), int((gains["high"] < 0).sum())
+    more, less = (int(where.sum()) for where in surely(gains))
     return f"{more}, {len(gains) - more - less}, {less}"
 
 
