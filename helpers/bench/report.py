@@ -47,11 +47,7 @@ def sentences(bench: ModuleType, settings: BenchSettings, found: Found) -> list[
         told = "; ".join(f"{line['method']} {_rate(line)}" for _, line in ways.iterrows())
         said.append(f"{task}, {first['rows']} rows of {first['units']} subjects{asked}. Any source layer: {told}.")
     said += _against_text(found)
-    few = at(found.table, ANY)
-    few = few[(few["layer"] == ANY) & ~few.apply(is_result, axis=1)]
-    if len(few):
-        listed = "; ".join(f"{task}: {', '.join(some['method'])}" for task, some in few.groupby("task", sort=False))
-        said.append(f"Under {TIMES_CHANCE} times chance, or not above it, and so no result: {listed}.")
+    said += _no_result(found)
     said += [f"{why}." for why in found.refused]
     return said
 
@@ -78,6 +74,15 @@ def _against_text(found: Found) -> list[str]:
         ends += [f"it can't be told in {len(some) - len(more) - len(less)}"] * (len(more) + len(less) < len(some))
         said.append(f"Against text only, each over its chance; {method}, any source layer: {'; '.join(ends)}.")
     return said
+
+
+def _no_result(found: Found) -> list[str]:
+    """Say in which tasks, and with which methods, nothing is found that counts."""
+    ways, listed = found.table[found.table["layer"] == ANY], []
+    for task, lines in ways.groupby("task", sort=False):
+        few = [line["method"] for line in lines.to_dict("records") if not is_result(line)]
+        listed += [f"{task} ({'all' if len(few) == len(lines) else '; '.join(few)})"] * bool(few)
+    return [f"No result (under {TIMES_CHANCE} times chance, or not surely above it), any source layer: {', '.join(listed)}."] * bool(listed)
 
 
 def _tasks(names: list[str], some: pd.DataFrame) -> str:

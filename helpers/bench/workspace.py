@@ -14,7 +14,6 @@ REPOSITORY = Repository(
     "camilablank/workspace-bench", "baseline_evals/multi_token", "lens-eval-*-mt.json", "the multi-token banks"
 )
 QUESTION = "is a concept of several tokens named?"
-TIMES_CHANCE = 3  # a task with less is no result
 GATES = {"typo-mt": 'The correct spelling of "{last}" is "'}  # where the prompt itself doesn't ask for the answer
 
 

@@ -217,7 +217,7 @@ def test_items_that_the_model_cannot_answer_are_left_out_and_counted(tiny, tiny_
     assert run(f"workspace={folder}", f"model={tiny_folder}", f"out_dir={out}", *FAST) == 0
     about = json.loads((out / "bench_workspace.json").read_text())
     assert about["asked"]["basic-mt"]["asked"] == 13 and about["asked"]["basic-mt"]["answered"] == len(known)
-    assert "and so no result: basic-mt" in capsys.readouterr().out
+    assert "any source layer: basic-mt (all)." in capsys.readouterr().out
 
 
 # Refusals

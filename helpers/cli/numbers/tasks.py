@@ -67,7 +67,7 @@ def _of_bench(name: str) -> str:
             of_method = dict(list(gains[gains["layer"] == ANY].groupby("method", sort=False)))
             header = list(of_method)
             rows.append([model, *map(_more_and_less, of_method.values())])
-            said += [f"{model}: {sentence}" for sentence in found["verdict"] if "no result" in sentence]
+            said += [f"{model}: {sentence}" for sentence in found["verdict"] if sentence.startswith("No result")]
             left_out = "; ".join(why.replace(": left out; ", ", ") for why in found["refused"])
             said += [f"{model}: left out are {left_out}."] * bool(left_out)
     if not rows:
