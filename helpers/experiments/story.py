@@ -22,6 +22,7 @@ from ..words.settings import (
 )
 from ..words.target import TARGET_PROMPTS
 from ._publish import publish
+from ._sentences import is_certain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -220,7 +221,7 @@ def sentences(settings: Settings, found: Found) -> list[str]:
     said = [_story_sentence(found.story, found.model)]
     if numbers := found.over_all:
         n = numbers["prompts"]
-        certain = "more than chance" if numbers["low"] > 0 and numbers["p_value"] < 0.05 else "within chance"
+        certain = "more than chance" if is_certain(numbers) else "within chance"
         said.append(
             f"On {found.model} the story holds for {numbers['holds']} of {n} prompts in some layer; by chance for "
             f"{numbers['null'] * n:.1f} ({numbers['null_low'] * n:.0f} to {numbers['null_high'] * n:.0f}): {certain}."

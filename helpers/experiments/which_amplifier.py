@@ -29,7 +29,7 @@ from ._evaluated import (
     with_more_evidence,
 )
 from ._publish import publish
-from ._sentences import BARS, above_chance, chance, in_runs, interpreted, percent, points
+from ._sentences import BARS, above_chance, chance, in_runs, interpreted, is_certain, percent, points
 from ._usual import ask_for_nothing, described
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Found(NamedTuple):
         rules: by what readings are judged, the leading rule first.
         table: the effect of each choice: set, judged by, component, choice, tries, and the columns of `effect`.
         kept: of each set, rule and component, the blind choice beside the best of all: share (of its effect; NaN where
-            that is none), gain, low, high, and the same over chance of the category.
+            that may be chance), gain, low, high, and the same over chance of the category.
         blind: the criterion that is compared with the best, of a component that has no other one.
         ways: what `ways_to_amplify` has found of other ways, where it was run: its table, with `.attrs` of its JSON.
     """
@@ -257,8 +257,8 @@ def _effects(
     table = [{"choice": name, "tries": tries[name]} | effect(of[name], successes[name]) for name in CHOICES if name in of]
     if not (blind := _blind_of(chosen)):
         return table, {}
-    both = {line["choice"]: line["effect"] for line in table}
-    share = both[blind] / both[BEST] if both[BEST] > 0 else float("nan")
+    both = {line["choice"]: line for line in table}
+    share = both[blind]["effect"] / both[BEST]["effect"] if is_certain(both[BEST]) else float("nan")
     return table, {"share": round(share, 4)} | gain(of[blind], successes[blind], successes[BEST], judged)
 
 

@@ -306,13 +306,13 @@ def blind() -> str:
             cells = [_in_points(of.loc[choice]) if choice in of.index else "" for choice in (PLAIN.name, FIXED, *CHOSEN_BLIND, BEST)]
             rows.append([who, *cells])
             for choice in of.index.intersection(list(CHOSEN_BLIND)):
-                share = of.loc[choice, "effect"] / of.loc[BEST, "effect"] if of.loc[BEST, "effect"] > 0 else float("nan")
+                share = of.loc[choice, "effect"] / of.loc[BEST, "effect"] if is_certain(of.loc[BEST]) else float("nan")
                 shares.setdefault((choice, component), []).append(share)
                 beats.setdefault((choice, component), []).append(of.loc[choice, "effect"] > of.loc[PLAIN.name, "effect"])
     said = " ".join(
         f"Of {plural(component)}, the one chosen {CHOSEN_BLIND[choice]} has more than one plain reading in {sum(of)} of "
         f"{len(of)} lines, and a median of {100 * pd.Series(shares[choice, component]).median():.0f} % of the effect of "
-        "the best of all."
+        "the best of all, where that is surely above chance."
         for (choice, component), of in beats.items()
     )
     chosen = [f"one chosen blind, {how}" for how in CHOSEN_BLIND.values()]
