@@ -312,12 +312,12 @@ def blind() -> str:
     said = " ".join(
         f"Of {plural(component)}, the one chosen {CHOSEN_BLIND[choice]} has more than one plain reading in {sum(of)} of "
         f"{len(of)} lines, and a median of {100 * pd.Series(shares[choice, component]).median():.0f} % of the effect of "
-        "the best of all, where that is surely above chance."
+        "the best of all."
         for (choice, component), of in beats.items()
     )
     chosen = [f"one chosen blind, {how}" for how in CHOSEN_BLIND.values()]
     header = ["", "one plain", "one fixed α", *chosen, "the best of all, which sees the answer"]
-    return f"{rows_of(header, rows)}\n\n{said}"
+    return f"{rows_of(header, rows)}\n\n{said} Medians are of the lines whose best of all is surely above chance."
 
 
 @number
