@@ -54,7 +54,7 @@ class Found(NamedTuple):
         table: a line per task, method and source layer: task, rows, units, method, layer (a number, "mean" or "any";
             empty for what has no vector), tries, and the columns of `effects.beside_chance`.
         gains: per task and method, any layer and the mean of layers: how much more is found than by text only, over
-            chance: gain, low, high.
+            chance, as of `Cases.gain`.
         asked: of each task: rows (in the file), asked, answered, left out (reason -> count).
         refused: why tasks have no numbers, a sentence each.
         criteria: by which a reading is chosen blind; several, if a task has too few rows for the usual one.

@@ -33,7 +33,7 @@ def at(table: pd.DataFrame, layer: str) -> pd.DataFrame:
 
 
 def is_result(line) -> bool:
-    """Tell whether a rate is above chance, and at least TIMES_CHANCE as high."""
+    """Tell whether a rate is surely above chance, and at least TIMES_CHANCE as high."""
     return bool(is_certain(line) and line["rate"] >= TIMES_CHANCE * line["null"])
 
 
@@ -82,7 +82,8 @@ def _no_result(found: Found) -> list[str]:
     for task, lines in ways.groupby("task", sort=False):
         few = [line["method"] for line in lines.to_dict("records") if not is_result(line)]
         listed += [f"{task} ({'all' if len(few) == len(lines) else '; '.join(few)})"] * bool(few)
-    return [f"No result (under {TIMES_CHANCE} times chance, or not surely above it), any source layer: {', '.join(listed)}."] * bool(listed)
+    why = f"under {TIMES_CHANCE} times chance, or not surely above it"
+    return [f"No result ({why}), any source layer: {', '.join(listed)}."] * bool(listed)
 
 
 def _tasks(names: list[str], some: pd.DataFrame) -> str:
